@@ -1,0 +1,52 @@
+# Every command does its own set-up, once. Nothing outside this folder is touched, but for the data
+# set's own package, and that only as root on Debian (make data).
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := .make
+
+.PHONY: help setup data study test test-field check bench clean
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: $(STAMPS)/setup  ## make .venv with the tested versions
+
+$(STAMPS)/setup: pyproject.toml constraints.txt
+	@mkdir -p $(STAMPS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed \
+	    --constraint constraints.txt --editable ".[dev,postgresql]"
+	@touch $@
+
+data: $(STAMPS)/data  ## find or fetch Fashion-MNIST
+
+$(STAMPS)/data: $(STAMPS)/setup
+	@if [ -n "$$TUNE_DDVAE_DATA" ] || [ -d /usr/share/datasets/fashion-mnist ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq dataset-fashion-mnist; fi
+	$(BIN)/python -m tune_ddvae.data
+	@touch $@
+
+study: $(STAMPS)/data  ## the sparsity study on real Fashion-MNIST, in its quick size
+	$(BIN)/python -m tune_ddvae.study sparsity --quick
+
+test: $(STAMPS)/setup  ## all tests but the long ones
+	@$(MAKE) --no-print-directory data || echo "no Fashion-MNIST to be had: its own tests are skipped"
+	$(BIN)/python -m pytest -m "not field"
+
+test-field: $(STAMPS)/data  ## the tests that need more real studies
+	$(BIN)/python -m pytest -m field
+
+check: $(STAMPS)/setup  ## lint, types, import rule
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMPS)/data  ## the figures of the README, each beside its plain version or limit
+	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:  ## remove what make made, but no study
+	rm -rf $(VENV) $(STAMPS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info build dist

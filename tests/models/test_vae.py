@@ -1,0 +1,172 @@
+import pytest
+import torch
+from torch import nn
+
+from tests.numerics import golden
+from tune_ddvae.config import (
+    DATASETS,
+    DataConfig,
+    LikelihoodConfig,
+    ModelConfig,
+    PriorConfig,
+    TrialConfig,
+)
+from tune_ddvae.models import VAE, make_vae
+from tune_ddvae.models.networks import LARGEST_SCALE, fold_batch_norm
+from tune_ddvae.objectives import posterior_kl
+from tune_ddvae.objectives.iwae import log_weights
+
+GOLDEN = {
+    "fashion_mnist": (
+        0.05,
+        "fashion_mnist_images",
+        TrialConfig(
+            data=DataConfig(name="fashion_mnist"),
+            model=ModelConfig(latent_dim=50),
+            prior=PriorConfig(kind="sparse", gamma=0.8),
+            likelihood=LikelihoodConfig(kind="laplace", scale=0.1),
+        ),
+    ),
+    "pinwheel": (
+        0.3,
+        "pinwheel_points",
+        TrialConfig(
+            data=DataConfig(name="pinwheel"),
+            model=ModelConfig(latent_dim=2),
+            prior=PriorConfig(kind="clustered"),
+            likelihood=LikelihoodConfig(kind="normal"),
+        ),
+    ),
+}
+
+
+def _set_weights(vae: VAE, amplitude: float) -> None:
+    """Element k of every tensor is amplitude * sin(k), save those of batch norms."""
+    norms = {
+        parameter
+        for module in vae.modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for parameter in module.parameters()
+    }
+    for parameter in vae.parameters():
+        if parameter not in norms:
+            k = torch.arange(1, parameter.numel() + 1, dtype=torch.float64)
+            parameter.data.copy_((amplitude * k.sin()).float().view(parameter.shape))
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_forward_pass_matches_the_golden_one_in_both_modes(name):
+    amplitude, inputs_name, config = GOLDEN[name]
+    inputs, noise = golden(inputs_name), golden(f"{name}_noise")
+    vae = make_vae(config, torch.Generator())
+    _set_weights(vae, amplitude)
+    for mode in ("train", "eval"):  # in this order: one training pass sets the running statistics
+        vae.train(mode == "train")
+        with torch.no_grad():
+            posterior = vae.encode(inputs)
+            codes = posterior.mean + posterior.scale * noise
+            parameters = vae.decode(codes)
+            log_likelihood = vae.likelihood.log_prob(inputs, parameters)
+            log_prior, log_posterior = vae.prior.log_prob(codes), posterior.log_prob(codes)
+            weights = log_likelihood + log_prior - log_posterior
+        found = {
+            "posterior_mean": posterior.mean,
+            "posterior_scale": posterior.scale,
+            "log_likelihood": log_likelihood,
+            "log_prior": log_prior,
+            "log_posterior": log_posterior,
+            "iwae": weights.logsumexp(0) - torch.tensor(3.0).log(),
+            "kl": posterior_kl(posterior, vae.prior, codes),
+        } | {f"decoder_out_{i}": values for i, values in enumerate(parameters)}
+        for key, values in found.items():
+            expected = golden(f"{name}_{mode}_{key}")
+            # Values that cancel to nearly nothing are held to the scale of their neighbours.
+            atol = 1e-5 * expected.abs().max().item()
+            torch.testing.assert_close(values, expected, rtol=1e-4, atol=atol, msg=key)
+    with torch.no_grad():
+        assert torch.allclose(log_weights(vae, inputs, posterior, codes), weights)
+
+
+def _config(name="digits", width=4, latent_dim=3, **likelihood) -> TrialConfig:
+    return TrialConfig(
+        data=DataConfig(name=name),
+        model=ModelConfig(latent_dim=latent_dim, width=width),
+        likelihood=LikelihoodConfig(**(likelihood or {"kind": "normal", "scale": 1.0})),
+    )
+
+
+@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("kind", ["laplace", "normal", "bernoulli"])
+def test_every_likelihood_trains_on_every_data_set_that_allows_it(name, kind):
+    if kind not in DATASETS[name].likelihoods:
+        return
+    vae = make_vae(_config(name, kind=kind), torch.Generator())
+    inputs = torch.rand(5, *DATASETS[name].shape)
+    posterior = vae.encode(inputs)
+    codes = posterior.sample(2, torch.Generator())
+    parameters = vae.decode(codes)
+    vae.log_likelihood(inputs, codes).mean().backward()
+    assert posterior.mean.shape == posterior.scale.shape == (5, 3)
+    assert [values.shape for values in parameters] == [(2, 5, *inputs.shape[1:])] * len(parameters)
+    assert len(parameters) == (2 if kind == "normal" else 1)  # the scale is learned
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in vae.parameters())
+
+
+def test_equal_generators_give_equal_weights_and_others_do_not():
+    first, second, other = (
+        make_vae(_config(), torch.Generator().manual_seed(seed)).state_dict() for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first["encoder.mean.weight"], other["encoder.mean.weight"])
+
+
+def test_initialisation_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    make_vae(_config(), torch.Generator().manual_seed(1))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_initialisation_is_that_of_torch():
+    generator = torch.Generator().manual_seed(0)
+    weight = make_vae(_config("fashion_mnist", width=32), generator).encoder.mean.weight
+    bound = 1 / (128 * 16) ** 0.5
+    assert weight.abs().max().item() == pytest.approx(bound, rel=1e-3)
+
+
+def test_width_scales_every_layer():
+    narrow, wide = (
+        sum(
+            p.numel()
+            for p in make_vae(_config("fashion_mnist", width=width), torch.Generator()).parameters()
+        )
+        for width in (8, 32)
+    )
+    assert wide > 8 * narrow
+
+
+def test_scales_stay_within_bounds_whatever_the_network_puts_out():
+    vae = make_vae(_config("pinwheel", latent_dim=2), torch.Generator())
+    with torch.no_grad():
+        vae.encoder.scale.bias.copy_(torch.tensor([-1e30, 1e30]))
+    scale = vae.encode(torch.zeros(1, 2)).scale
+    assert scale.min() > 0
+    assert scale.max() <= LARGEST_SCALE + 1
+    assert vae.prior.kl(scale, scale).isfinite().all()
+
+
+def test_folding_batch_norm_changes_nothing_but_the_speed():
+    vae = make_vae(_config("fashion_mnist"), torch.Generator())
+    for _ in range(3):
+        vae.decode(torch.randn(1, 50, 3))  # running statistics other than 0 and 1
+    vae.eval()
+    codes = torch.randn(7, 3)
+    (expected,), (found,) = vae.decoder(codes), fold_batch_norm(vae.decoder)(codes)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_folding_leaves_the_network_itself_as_it_is():
+    vae = make_vae(_config(), torch.Generator()).train()
+    before = {key: value.clone() for key, value in vae.state_dict().items()}
+    fold_batch_norm(vae.decoder)
+    assert vae.decoder.training
+    assert all(torch.equal(before[key], value) for key, value in vae.state_dict().items())

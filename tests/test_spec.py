@@ -1,0 +1,111 @@
+import dataclasses
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from tests.tuning.simulated import make_spec
+from tune_ddvae.errors import ConfigError
+from tune_ddvae.spec import Choice, StudySize
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank_by": {"sparsity/hoyr": "max"}}, "unknown metric 'sparsity/hoyr' .*sparsity/hoyer"),
+        ({"rank_by": {}}, "at least one metric"),
+        ({"space": {"objective/betta": FloatDistribution(0, 1)}}, "valid: objective/beta"),
+        ({"space": {"objective/beta": FloatDistribution(-1, 1)}}, "objective/beta .* got -1.0"),
+        ({"space": {"model/latent_dim": IntDistribution(1, 9999)}}, "latent_dim .* got 9999"),
+        ({"space": {"prior/kind": Choice({"norml": {}})}}, "prior/kind must be one of .*'norml'"),
+        (
+            {"space": {"prior/kind": Choice({"sparse": {"prior/gamma": FloatDistribution(0, 2)}})}},
+            "prior/gamma must be at most 1.0, got 2.0",
+        ),
+        (
+            {"space": {"prior/kind": Choice({"normal": {"prior/gamma": FloatDistribution(0, 1)}})}},
+            "prior/gamma has no meaning under prior/kind normal",
+        ),
+        (
+            {"space": {"prior/kind": Choice({"normal": {}, "clustered": {}})}},
+            "latent_dim must be 2 under prior/kind clustered",
+        ),
+        ({"published": {"odd": {"prior/df": 3.0}}, "first": ()}, "published setting 'odd'"),
+        ({"first": ("plane",)}, "first names 'plane'; published settings: plain, outside"),
+        ({"sampler": "magic"}, "sampler must be tpe or random, got 'magic'"),
+        ({"size": StudySize(trials=4, first_rung=27)}, "first_rung .* got 27 of 27"),
+        ({"size": StudySize(trials=0, first_rung=1)}, "trials must be at least 1, got 0"),
+        ({"quick": StudySize(trials=1, first_rung=0)}, "first_rung .* got 0"),
+        ({"size": StudySize(trials=1, first_rung=1, reduction_factor=1)}, "reduction_factor .* 2"),
+    ],
+)
+def test_a_wrong_study_stops_when_it_is_built(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        make_spec(**changes)
+
+
+def test_a_rung_at_which_nothing_is_measured_is_refused():
+    spec = make_spec()
+    size = StudySize(trials=1, first_rung=5, overrides={"training/evaluate_every": 9})
+    with pytest.raises(ConfigError, match="rung 5 must be"):
+        dataclasses.replace(spec, quick=size)
+
+
+def test_one_key_with_two_ranges_is_refused():
+    choice = Choice(
+        {
+            "sparse": {"prior/spike_scale": FloatDistribution(0.01, 0.1)},
+            "normal": {},
+        }
+    )
+    with pytest.raises(ConfigError, match="one range wherever"):
+        make_spec(space={"prior/kind": choice, "prior/spike_scale": FloatDistribution(0.1, 0.2)})
+
+
+def test_rungs_are_all_multiples_below_the_last_epoch():
+    assert make_spec(epochs=27).rungs == (1, 3, 9)
+    assert make_spec(epochs=28).rungs == (1, 3, 9, 27)
+    assert make_spec(first_rung=None).rungs == ()
+
+
+def test_a_pinned_key_is_searched_no_longer():
+    spec = make_spec()
+    pinned = spec.resized(spec.size, {"objective/beta": 2.0})
+    assert "objective/beta" not in pinned.space
+    assert pinned.base.objective.beta == 2.0
+    assert pinned.first == ()  # both settings say otherwise
+
+
+def test_a_pinned_option_keeps_its_own_ranges():
+    spec = make_spec()
+    pinned = spec.resized(spec.size, {"prior/kind": "sparse"})
+    assert set(pinned.space) == {"objective/beta", "prior/gamma"}
+    assert pinned.base.prior.kind == "sparse"
+
+
+def test_a_pinned_conditional_key_holds_wherever_its_option_is_drawn():
+    spec = make_spec()
+    pinned = spec.resized(spec.size, {"prior/gamma": 0.7})
+    ranges = pinned.space["prior/kind"].options["sparse"]
+    assert ranges == {"prior/gamma": CategoricalDistribution((0.7,))}
+    with pytest.raises(ConfigError, match="prior/gamma must be at most 1.0, got 7.0"):
+        spec.resized(spec.size, {"prior/gamma": 7.0})
+
+
+def test_identity_tells_any_change_of_what_is_searched():
+    spec = make_spec()
+    assert spec.identity() == make_spec().identity()
+    for changed in (
+        make_spec(epochs=9),
+        make_spec(first_rung=3),
+        make_spec(sampler="random"),
+        make_spec(rank_by={"sparsity/hoyer": "max"}),
+        spec.resized(spec.size, {"objective/alpha": 3.0}),
+        dataclasses.replace(spec, first=()),
+    ):
+        assert changed.identity() != spec.identity()
+
+
+def test_the_number_of_trials_does_not_make_it_another_study():
+    spec = make_spec()
+    more = dataclasses.replace(spec, size=dataclasses.replace(spec.size, trials=99))
+    assert more.identity() == spec.identity()

@@ -1,0 +1,143 @@
+import faulthandler
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.tuning.simulated import flat_base
+from tune_ddvae.tuning.trials import Assignment
+from tune_ddvae.tuning.worker import Watchdog, Worker
+
+SMALL = {
+    "training/epochs": 3,
+    "training/batch_size": 32,
+    "data/num_train": 64,
+    "data/num_test": 64,
+    "data/num_validation": 64,
+    "model/width": 4,
+    "metrics/iwae_num_samples": 2,
+    "metrics/iwae_num_points": 16,
+}
+
+
+def make_assignment(storage: Path, *checkpoints: str, number: int = 0, **changes) -> Assignment:
+    config = flat_base() | SMALL | {k.replace("__", "/"): v for k, v in changes.items()}
+    return Assignment(
+        number=number,
+        attempt="a",
+        config=config,
+        checkpoints=checkpoints,
+        storage=str(storage),
+        data_dir=None,
+        num_cpus=1.0,
+        stall_s=600.0,
+    )
+
+
+def numbers(report):
+    return {k: v for k, v in report.metrics.items() if not k.endswith("seconds")}
+
+
+def train(worker: Worker, folder: Path | None = None) -> list:
+    reports = []
+    while not reports or not reports[-1].is_last:
+        reports.append(worker.step())
+        if folder is not None:
+            worker.save(folder / str(reports[-1].epoch))
+    return reports
+
+
+@pytest.fixture
+def straight(tmp_path):
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path))
+    return train(worker, tmp_path)
+
+
+def test_a_trial_goes_on_where_its_checkpoint_stopped(straight, tmp_path):
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path, "1"))
+    again = train(worker)
+    assert [report.epoch for report in again] == [2, 3]
+    assert [numbers(r) for r in again] == [numbers(r) for r in straight[1:]]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "flipped"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(straight, tmp_path, damage):
+    state = tmp_path / "2" / "state.pt"
+    content = bytearray(state.read_bytes())
+    if damage == "missing":
+        shutil.rmtree(tmp_path / "2")
+    else:
+        content[len(content) // 2] ^= 0xFF
+        state.write_bytes(content[: len(content) // 2] if damage == "truncated" else content)
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path, "2", "1"))
+    again = train(worker)
+    assert [report.epoch for report in again] == [2, 3]
+    assert [numbers(r) for r in again] == [numbers(r) for r in straight[1:]]
+    assert "trial 0 passed over a checkpoint" in again[0].notes[0]
+
+
+def test_nothing_of_one_trial_stays_for_the_next(straight, tmp_path):
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path, model__latent_dim=3))
+    train(worker)
+    worker.assign(make_assignment(tmp_path, optimiser__learning_rate=1e6))
+    assert train(worker)[-1].error_kind == "DivergedError"
+    worker.assign(make_assignment(tmp_path))
+    assert [numbers(r) for r in train(worker)] == [numbers(r) for r in straight]
+
+
+def test_an_error_of_our_own_comes_back_as_a_last_report(tmp_path):
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path, optimiser__learning_rate=1e6))
+    report = worker.step()
+    assert report.is_last
+    assert report.error_kind == "DivergedError"
+    assert "epoch 1" in report.error
+    worker.save(tmp_path / "after")
+    assert [path.name for path in (tmp_path / "after").iterdir()] == ["no-checkpoint.txt"]
+
+
+def test_an_error_while_building_is_reported_by_the_first_step(tmp_path):
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path, prior__kind="nonsense"))
+    report = worker.step()
+    assert (report.error_kind, report.is_last, report.epoch) == ("ConfigError", True, 0)
+    assert "prior/kind must be one of" in report.error
+
+
+def test_a_bug_of_ours_says_where_it_is(tmp_path, monkeypatch):
+    def broken(*args):
+        raise KeyError("oops")
+
+    monkeypatch.setattr("tune_ddvae.tuning.worker.load", broken)
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path))
+    report = worker.step()
+    assert report.error_kind == "KeyError"
+    assert "(test_worker.py:" in report.error
+
+
+def test_what_was_really_used_is_reported(straight):
+    facts = straight[0].facts
+    assert (facts["device"], facts["threads"]) == ("cpu", 1)
+    assert (facts["prior"], facts["likelihood"], facts["seed"]) == ("normal", "laplace", 0)
+    assert facts["measured_on"] == "validation"
+
+
+def test_the_watchdog_is_armed_at_most_once_a_second(monkeypatch):
+    armed = []
+    monkeypatch.setattr(
+        faulthandler,
+        "dump_traceback_later",
+        lambda s, exit: armed.append((s, exit)),  # noqa: A002
+    )
+    watchdog = Watchdog(600.0)
+    for _ in range(1000):
+        watchdog()
+    assert armed == [(600.0, True)]
+    watchdog.rest()
+    watchdog()
+    assert len(armed) == 2

@@ -1,0 +1,68 @@
+"""Data sets by name: found, verified, fetched once, and held once per machine."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tune_ddvae.config import DataConfig
+from tune_ddvae.data import digits, fashion_mnist, pinwheel
+from tune_ddvae.data.dataset import Dataset, Split
+
+__all__ = ["Dataset", "Split", "checksum", "load", "place", "prepare"]
+
+_PREPARE: Mapping[str, Callable[[DataConfig, Path | None], Path]] = {
+    "fashion_mnist": fashion_mnist.prepare,  # the others need no files
+}
+_PLACE: Mapping[str, Callable[[Path | None], str]] = {
+    "fashion_mnist": fashion_mnist.place,
+    "pinwheel": lambda _: "generated from data/seed",
+    "digits": lambda _: "bundled with scikit-learn",
+}
+_LOAD: Mapping[str, Callable[[DataConfig, Path | None], Dataset]] = {
+    "fashion_mnist": fashion_mnist.load,
+    "pinwheel": pinwheel.load,
+    "digits": digits.load,
+}
+_CHECKSUM: Mapping[str, Callable[[DataConfig, Path | None], str]] = {
+    "fashion_mnist": fashion_mnist.checksum,
+    "pinwheel": pinwheel.checksum,
+    "digits": digits.checksum,
+}
+
+
+def prepare(config: DataConfig, data_dir: Path | None = None) -> Path | None:
+    """Make data ready on this machine, before any trial: find, fetch, verify, resize, cache.
+
+    Args:
+        config: Which data.
+        data_dir: Folder with the data set's files; None: TUNE_DDVAE_DATA, else wherever found.
+
+    Returns:
+        The cached file that every process maps, or None for data that need none.
+
+    Raises:
+        DataError: A file is missing or damaged; names it, where it was looked for and the mend.
+    """
+    return _PREPARE[config.name](config, data_dir) if config.name in _PREPARE else None
+
+
+def place(config: DataConfig, data_dir: Path | None = None) -> str:
+    """Where the data will come from, in words; reads no file's content and makes nothing.
+
+    Raises:
+        DataError: A folder was given and lacks files.
+    """
+    return _PLACE[config.name](data_dir)
+
+
+def load(config: DataConfig, data_dir: Path | None = None) -> Dataset:
+    """The data set, split as configured; prepared first where that has not been done.
+
+    Raises:
+        DataError: As ``prepare``.
+    """
+    return _LOAD[config.name](config, data_dir)
+
+
+def checksum(config: DataConfig, data_dir: Path | None = None) -> str:
+    """``load(config).checksum`` at a millisecond's cost."""
+    return _CHECKSUM[config.name](config, data_dir)

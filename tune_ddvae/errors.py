@@ -1,0 +1,49 @@
+"""The project's exceptions: one root, each also a builtin where it replaces one.
+
+Every message names the value, the rule and the mend. All of them survive pickling, since they travel
+from Ray workers to the driver: each is built from its message alone.
+"""
+
+
+class DdvaeError(Exception):
+    """Root of every error that this project raises on purpose."""
+
+
+class ConfigError(DdvaeError, ValueError):
+    """A configuration, study file or option breaks a rule; nothing has been created yet."""
+
+
+class DataError(DdvaeError, OSError):
+    """A data set is missing or damaged; the message says where it was looked for and what to do."""
+
+
+class DivergedError(DdvaeError, ArithmeticError):
+    """Training left the finite numbers; the message names the term, its value and the epoch."""
+
+
+class AbsentMetric(DdvaeError, ValueError):
+    """A metric has no value for these codes; the message is the reason that is reported instead."""
+
+
+class CheckpointError(DdvaeError, OSError):
+    """A checkpoint is missing, damaged or belongs to another configuration."""
+
+
+class RecordError(DdvaeError, RuntimeError):
+    """The study's record cannot be opened, or would contradict what it already holds."""
+
+
+class StudyLockedError(RecordError):
+    """Another live driver holds the study; the message says which host, process and since when."""
+
+
+class StorageError(DdvaeError, OSError):
+    """The storage folder cannot be written to, or cannot hold a record."""
+
+
+class TrackingError(DdvaeError, RuntimeError):
+    """The tracking address cannot be used as it is; the message says what would do."""
+
+
+class ResourceError(DdvaeError, RuntimeError):
+    """More CPUs or GPUs were asked for than exist; the message names both."""

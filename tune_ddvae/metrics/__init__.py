@@ -1,0 +1,1 @@
+"""What an evaluation measures: pure functions of codes, posteriors and factors."""

@@ -1,0 +1,275 @@
+"""A study as data: what varies, what it ranks by, its sizes and the paper's settings.
+
+A ``StudySpec`` checks itself when it is built: both ends of every range are decoded into a
+``TrialConfig``, so that a wrong name or bound stops before anything is created.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+
+from tune_ddvae.config import (
+    METRICS,
+    Direction,
+    TrialConfig,
+    Value,
+    checked_key,
+    to_flat,
+    with_overrides,
+)
+from tune_ddvae.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One option of several, each with the ranges that have a meaning only under it."""
+
+    options: Mapping[str, Mapping[str, BaseDistribution]]
+
+
+Space = Mapping[str, BaseDistribution | Choice]
+Overrides = Mapping[str, Value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySize:
+    """How much a study trains."""
+
+    trials: int | None  # None: as many as the hours allow
+    first_rung: int | None  # epochs; None: no trial is stopped early
+    reduction_factor: int = 3  # of each rung's trials one in so many goes on
+    startup_trials: int = 10  # drawn at random before the sampler models anything
+    overrides: Overrides = field(default_factory=dict)  # of the base configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySpec:
+    """One study. ``rank_by`` names metrics and directions; the first decides at rungs."""
+
+    rank_by: Mapping[str, Direction]
+    base: TrialConfig
+    space: Space
+    size: StudySize
+    quick: StudySize  # the same study, small enough for a laptop
+    published: Mapping[str, Overrides] = field(default_factory=dict)
+    first: tuple[str, ...] = ()  # published settings trained before the search proposes
+    sampler: str = "tpe"  # or "random"
+
+    def __post_init__(self) -> None:
+        _check_metrics(self.rank_by)
+        _check_space(self.base, self.space)
+        for name, setting in self.published.items():
+            _decoded(self.base, setting, f"published setting {name!r}")
+        for name in self.first:
+            if name not in self.published:
+                raise ConfigError(
+                    f"first names {name!r}; published settings: {', '.join(self.published)}"
+                )
+        if self.sampler not in ("tpe", "random"):
+            raise ConfigError(f"sampler must be tpe or random, got {self.sampler!r}")
+        for size in (self.size, self.quick):
+            resized = _decoded(self.base, size.overrides, "size")
+            _check_space(resized, self.space)
+            _check_size(size, resized)
+
+    def resized(self, size: StudySize, pins: Overrides | None = None) -> "StudySpec":
+        """The study at that size, with some keys pinned to one value for every trial.
+
+        A pinned key is searched no longer; a published setting that says otherwise is left out.
+        """
+        pins = pins or {}
+        conditional = {
+            key
+            for dist in self.space.values()
+            if isinstance(dist, Choice)
+            for option in dist.options.values()
+            for key in option
+        }
+        # A conditional key has a meaning only under its option, so its pin stays in the space.
+        fixed = {
+            key: value for key, value in pins.items() if key in self.space or key not in conditional
+        }
+        published = {
+            name: setting
+            for name, setting in self.published.items()
+            if all(setting.get(key, value) == value for key, value in pins.items())
+        }
+        plain = dataclasses.replace(size, overrides={})
+        return dataclasses.replace(
+            self,
+            base=with_overrides(self.base, {**size.overrides, **fixed}),
+            space=_pinned(self.space, pins),
+            size=plain,
+            quick=plain,
+            published=published,
+            first=tuple(name for name in self.first if name in published),
+        )
+
+    @functools.cached_property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs at which trials are compared: start x factor^k below the last epoch."""
+        return rungs(self.size, self.base.training.epochs)
+
+    def identity(self) -> dict[str, Value]:
+        """What makes this study itself, flat and printable; a record refuses to mix two of them."""
+        facts: dict[str, Value] = {
+            f"base/{key}": value for key, value in to_flat(self.base).items()
+        }
+        facts |= {f"rank_by/{metric}": way for metric, way in self.rank_by.items()}
+        facts |= {
+            f"space/{key}": distribution_to_json(dist)
+            for key, dist in flat_space(self.space).items()
+        }
+        for name in self.first:
+            facts[f"first/{name}"] = json.dumps(dict(self.published[name]), sort_keys=True)
+        facts["sampler"] = self.sampler
+        facts["startup_trials"] = self.size.startup_trials
+        facts["reduction_factor"] = self.size.reduction_factor
+        facts["rungs"] = json.dumps(self.rungs)
+        return facts
+
+
+def rungs(size: StudySize, epochs: int) -> tuple[int, ...]:
+    """Rung epochs of a size below ``epochs``."""
+    if size.first_rung is None:
+        return ()
+    epoch, found = size.first_rung, []
+    while epoch < epochs:
+        found.append(epoch)
+        epoch *= size.reduction_factor
+    return tuple(found)
+
+
+def flat_space(space: Space) -> dict[str, BaseDistribution]:
+    """Every searched key with its distribution, conditional ones included."""
+    flat: dict[str, BaseDistribution] = {}
+    for key, dist in space.items():
+        if isinstance(dist, Choice):
+            flat[key] = CategoricalDistribution(tuple(dist.options))
+            for conditional in dist.options.values():
+                flat.update(conditional)
+        else:
+            flat[key] = dist
+    return flat
+
+
+def _pinned(space: Space, pins: Overrides) -> Space:
+    """The space without the pinned keys; the ranges of a pinned option stay."""
+    left: dict[str, BaseDistribution | Choice] = {}
+    for key, dist in space.items():
+        if isinstance(dist, Choice):
+            options = {name: _pinned_ranges(ranges, pins) for name, ranges in dist.options.items()}
+            if key in pins:
+                kept = options.get(str(pins[key]), {})
+                left.update({k: d for k, d in kept.items() if k not in pins})
+            else:
+                left[key] = Choice(options)
+        elif key not in pins:
+            left[key] = dist
+    return left
+
+
+def _pinned_ranges(
+    ranges: Mapping[str, BaseDistribution], pins: Overrides
+) -> dict[str, BaseDistribution]:
+    return {
+        key: CategoricalDistribution((pins[key],)) if key in pins else dist
+        for key, dist in ranges.items()
+    }
+
+
+def _check_metrics(rank_by: Mapping[str, Direction]) -> None:
+    if not rank_by:
+        raise ConfigError("rank_by must name at least one metric")
+    for metric, way in rank_by.items():
+        if metric not in METRICS:
+            raise ConfigError(f"unknown metric {metric!r} in rank_by; valid: {', '.join(METRICS)}")
+        if way not in ("max", "min"):
+            raise ConfigError(f"direction of {metric} must be max or min, got {way!r}")
+
+
+def _check_size(size: StudySize, base: TrialConfig) -> None:
+    epochs, every = base.training.epochs, base.training.evaluate_every
+    if size.trials is not None and size.trials < 1:
+        raise ConfigError(f"trials must be at least 1, got {size.trials}")
+    if size.reduction_factor < 2:
+        raise ConfigError(f"reduction_factor must be at least 2, got {size.reduction_factor}")
+    if size.startup_trials < 1:
+        raise ConfigError(f"startup_trials must be at least 1, got {size.startup_trials}")
+    if size.first_rung is None:
+        return
+    if not 1 <= size.first_rung < epochs:
+        raise ConfigError(
+            f"first_rung must lie from 1 to below training/epochs, got {size.first_rung} of "
+            f"{epochs}: no trial would reach it"
+        )
+    for rung in rungs(size, epochs):
+        if rung % every:
+            raise ConfigError(
+                f"rung {rung} must be a multiple of training/evaluate_every {every}: nothing is "
+                "measured there"
+            )
+
+
+def _check_space(base: TrialConfig, space: Space) -> None:
+    """Decode every end of every range, under every option of every choice."""
+    for key, dist in space.items():
+        checked_key(key)
+        if isinstance(dist, Choice) and not dist.options:
+            raise ConfigError(f"{key} must have at least one option to choose from")
+    _check_shared(space)
+    for branch in _branches(space):
+        lows = {key: ends(dist)[0] for key, dist in branch.items()}
+        _decoded(base, lows, "search space")
+        for key, dist in branch.items():
+            for end in ends(dist):
+                _decoded(base, {**lows, key: end}, f"search space, an end of {key}")
+
+
+def _check_shared(space: Space) -> None:
+    """Refuse one key under two options with two ranges: the sampler knows a key by its name."""
+    known: dict[str, BaseDistribution] = {}
+    for choice in space.values():
+        for ranges in choice.options.values() if isinstance(choice, Choice) else ():
+            for key, dist in ranges.items():
+                if key in space or known.setdefault(key, dist) != dist:
+                    raise ConfigError(f"{key} must have one range wherever it is searched, got two")
+
+
+def _branches(space: Space) -> Iterator[dict[str, BaseDistribution]]:
+    """The plain ranges that apply together, for each combination of options."""
+    choices = {key: dist for key, dist in space.items() if isinstance(dist, Choice)}
+    plain = {key: dist for key, dist in space.items() if not isinstance(dist, Choice)}
+    for combination in itertools.product(*(choice.options for choice in choices.values())):
+        branch: dict[str, BaseDistribution] = dict(plain)
+        for (key, choice), option in zip(choices.items(), combination, strict=True):
+            branch[key] = CategoricalDistribution((option,))
+            branch.update(choice.options[option])
+        yield branch
+
+
+def ends(dist: BaseDistribution) -> tuple[Value, ...]:
+    """Lowest and highest value of a range, or every choice."""
+    if isinstance(dist, FloatDistribution | IntDistribution):
+        return (dist.low, dist.high)
+    if isinstance(dist, CategoricalDistribution):
+        return tuple(dist.choices)
+    raise ConfigError(f"unknown kind of distribution: {dist!r}")
+
+
+def _decoded(base: TrialConfig, overrides: Overrides, where: str) -> TrialConfig:
+    try:
+        return with_overrides(base, overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error

@@ -1,0 +1,196 @@
+"""Run a study: ``python -m tune_ddvae.study NAME``. The same command again continues it."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+
+from tune_ddvae.catalogue import StudyFile, find_study, known_studies
+from tune_ddvae.config import Value, parse_value
+from tune_ddvae.errors import ConfigError
+from tune_ddvae.spec import StudySpec
+
+EPILOG = """Exit codes: 0 complete with at least one success, 1 no trial succeeded, 2 refused, 3 stopped
+with work left, 130 interrupted, 143 terminated."""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("name", required=False)
+@click.option("--list", "list_studies", is_flag=True, help="List the known studies.")
+@click.option("--dry-run", is_flag=True, help="Print the whole plan and create nothing.")
+@click.option("--quick", is_flag=True, help="The study's small size, under a name of its own.")
+@click.option("--trials", type=click.IntRange(min=1), help="How many trials in all.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs of a whole trial.")
+@click.option("--first-rung", help="Epochs before any trial is stopped early, or none.")
+@click.option("--max-concurrent", type=click.IntRange(min=1), help="Most trials at once.")
+@click.option("--cpus-per-trial", type=click.FloatRange(min=0, min_open=True))
+@click.option("--gpus-per-trial", type=click.FloatRange(min=0), help="May be a fraction.")
+@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--storage", default="./studies", show_default=True, help="Where studies are kept.")
+@click.option("--tracking-uri", help="MLflow; default MLFLOW_TRACKING_URI, else SQLite in storage.")
+@click.option("--data-dir", type=click.Path(), help="Where the data set's files are.")
+@click.option("--address", help="Join the Ray cluster at this address.")
+@click.option("--name", "study_name", help="Keep the study under this name.")
+@click.option("--set", "settings", multiple=True, metavar="PART/FIELD=VALUE", help="Repeatable.")
+@click.option("--no-published", is_flag=True, help="Do not train published settings first.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result (or plan) as JSON.")
+def main(
+    name: str | None,
+    *,
+    list_studies: bool,
+    dry_run: bool,
+    quick: bool,
+    trials: int | None,
+    epochs: int | None,
+    first_rung: str | None,
+    max_concurrent: int | None,
+    cpus_per_trial: float | None,
+    gpus_per_trial: float | None,
+    hours: float | None,
+    seed: int,
+    storage: str,
+    tracking_uri: str | None,
+    data_dir: str | None,
+    address: str | None,
+    study_name: str | None,
+    settings: Sequence[str],
+    no_published: bool,
+    as_json: bool,
+) -> None:
+    """Run the study NAME, continue it, or extend it with a larger --trials.
+
+    NAME is a file of search_spaces, a path to one, or a dotted module.
+    """
+    console = Console(stderr=as_json)
+    if list_studies:
+        _print_studies(as_json=as_json)
+        return
+    if name is None:
+        raise click.UsageError(f"name a study: {', '.join(known_studies())}")
+    file = find_study(name)
+    spec = sized_spec(
+        file.spec,
+        quick=quick,
+        pins=_pins(settings, epochs),
+        trials=trials,
+        hours=hours,
+        first_rung=first_rung,
+        no_published=no_published,
+    )
+    options = {
+        "name": study_name or (f"{file.name}-quick" if quick else file.name),
+        "seed": seed,
+        "hours": hours,
+        "max_concurrent": max_concurrent,
+        "cpus_per_trial": cpus_per_trial,
+        "gpus_per_trial": gpus_per_trial,
+        "storage": storage,
+        "tracking_uri": tracking_uri,
+        "data_dir": data_dir,
+        "address": address,
+        "words": _words(),
+    }
+    _run(file, spec, options, console, dry_run=dry_run, as_json=as_json)
+
+
+def sized_spec(
+    spec: StudySpec,
+    *,
+    quick: bool = False,
+    pins: Mapping[str, Value] | None = None,
+    trials: int | None = None,
+    hours: float | None = None,
+    first_rung: str | None = None,
+    no_published: bool = False,
+) -> StudySpec:
+    """The study at the size that the options ask for.
+
+    Raises:
+        ConfigError: The options contradict the study or each other.
+    """
+    size = spec.quick if quick else spec.size
+    if trials is not None or hours is not None:
+        size = dataclasses.replace(size, trials=trials)  # --hours alone: as many as fit
+    if first_rung is not None:
+        size = dataclasses.replace(size, first_rung=_rung(first_rung))
+    sized = spec.resized(size, pins)
+    return dataclasses.replace(sized, first=()) if no_published else sized
+
+
+def _run(
+    file: StudyFile,
+    spec: StudySpec,
+    options: Mapping[str, Any],
+    console: Console,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    # Ray, MLflow and torch take seconds to load: a wrong word never waits for them.
+    from tune_ddvae.tuning import plan, summary
+    from tune_ddvae.tuning.assemble import Options, make_plan, make_request
+    from tune_ddvae.tuning.session import run_session
+    from tune_ddvae.tuning.signals import terminate_cleanly
+
+    terminate_cleanly()
+    asked = Options(**options)
+    if dry_run:
+        planned = make_plan(file, spec, asked)
+        if as_json:
+            click.echo(json.dumps(planned.to_json(), indent=2))
+        else:
+            console.print(plan.render(planned))
+        return
+    request = make_request(file, spec, asked, console)
+    ended = run_session(request, console)
+    if as_json:
+        click.echo(json.dumps(ended.summary.to_json(), indent=2))
+    else:
+        summary.show(ended.summary, console)
+    sys.exit(ended.exit_code)
+
+
+def _pins(settings: Sequence[str], epochs: int | None) -> dict[str, Value]:
+    pins: dict[str, Value] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set must be part/field=value, got {setting!r}")
+        pins[key.strip()] = parse_value(key.strip(), text)
+    if epochs is not None:
+        pins["training/epochs"] = epochs
+    return pins
+
+
+def _rung(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    if text.isdecimal():
+        return int(text)
+    raise ConfigError(f"--first-rung must be a number of epochs or none, got {text!r}")
+
+
+def _print_studies(*, as_json: bool) -> None:
+    questions = {name: find_study(name).question for name in known_studies()}
+    if as_json:
+        click.echo(json.dumps(questions, indent=2))
+        return
+    width = max(map(len, questions))
+    for name, question in questions.items():
+        click.echo(f"{name:{width}}  {question}")
+
+
+def _words() -> list[str]:
+    """The command's own words, without those that only look."""
+    return [word for word in sys.argv[1:] if word not in ("--dry-run", "--json")]
+
+
+if __name__ == "__main__":
+    from tune_ddvae.cli import run
+
+    run(main)

@@ -1,0 +1,141 @@
+"""From options to a request: every check that can refuse runs here, before anything is created."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from tune_ddvae import data
+from tune_ddvae.catalogue import StudyFile
+from tune_ddvae.config import TrialConfig, Value, with_overrides
+from tune_ddvae.errors import ConfigError
+from tune_ddvae.spec import StudySpec, ends, flat_space
+from tune_ddvae.training.device import choose_device, set_threads
+from tune_ddvae.training.pace import measure_pace
+from tune_ddvae.tuning import provenance
+from tune_ddvae.tuning.plan import Plan
+from tune_ddvae.tuning.record import num_recorded, record_url
+from tune_ddvae.tuning.resources import Slots, local_resources, make_slots
+from tune_ddvae.tuning.session import Request
+from tune_ddvae.tuning.storage import (
+    existing_parent,
+    free_bytes,
+    planned_folder,
+    slug,
+    storage_folder,
+)
+from tune_ddvae.tuning.tracking import absolute_uri, check_tracking, default_tracking_uri
+
+LONGEST_NAME = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asks of a run; none of it makes the study another one but the seed."""
+
+    name: str
+    seed: int
+    hours: float | None
+    max_concurrent: int | None
+    cpus_per_trial: float | None
+    gpus_per_trial: float | None
+    storage: str
+    tracking_uri: str | None
+    data_dir: str | None
+    address: str | None
+    words: Sequence[str]  # of the command line, to show how to go on
+
+
+def make_request(file: StudyFile, spec: StudySpec, options: Options, console: Console) -> Request:
+    """The study as it is to be run, with everything checked and data made ready.
+
+    Raises:
+        DdvaeError: Something asked for is wrong or missing; names it and the mend.
+    """
+    request = _checked(file, spec, options, storage_folder(options.storage))
+    for warning in check_tracking(request.tracking_uri, request.experiment):
+        console.print(f"warning: {warning}", markup=False)
+    with console.status("making the data ready"):
+        data.prepare(spec.base.data, _path(options.data_dir))
+    return request
+
+
+def _checked(file: StudyFile, spec: StudySpec, options: Options, storage: Path) -> Request:
+    if not 0 < len(options.name) <= LONGEST_NAME:
+        raise ConfigError(f"--name must have 1 to {LONGEST_NAME} characters, got {options.name!r}")
+    return Request(
+        name=options.name,
+        experiment=file.name,
+        question=file.question,
+        spec=spec,
+        folder=storage / slug(options.name),
+        tracking_uri=absolute_uri(
+            options.tracking_uri
+            or os.environ.get("MLFLOW_TRACKING_URI")
+            or default_tracking_uri(storage)
+        ),
+        data_checksum=data.checksum(spec.base.data, _path(options.data_dir)),
+        command=provenance.command("tune_ddvae.study", options.words),
+        seed=options.seed,
+        trials=spec.size.trials,
+        hours=options.hours,
+        slots=_slots(options),
+        address=options.address,
+        data_dir=options.data_dir and str(Path(options.data_dir).expanduser().absolute()),
+    )
+
+
+def _slots(options: Options) -> Slots:
+    return make_slots(
+        local_resources(),
+        max_concurrent=options.max_concurrent,
+        cpus_per_trial=options.cpus_per_trial,
+        gpus_per_trial=options.gpus_per_trial,
+    )
+
+
+def _path(folder: str | None) -> Path | None:
+    return None if folder is None else Path(folder)
+
+
+def make_plan(file: StudyFile, spec: StudySpec, options: Options) -> Plan:
+    """All that a run would do, checked as far as it can be without creating anything.
+
+    Raises:
+        DdvaeError: As ``make_request``.
+    """
+    request = _checked(file, spec, options, planned_folder(options.storage))
+    largest = largest_model(spec)
+    set_threads(request.slots.num_cpus)
+    pace = measure_pace(largest, choose_device())
+    return Plan(
+        name=request.name,
+        study_file=file.path,
+        doc=file.doc,
+        spec=spec,
+        trials=request.trials,
+        hours=request.hours,
+        seed=request.seed,
+        num_recorded=num_recorded(request.folder),
+        slots=request.slots,
+        data_place=data.place(spec.base.data, _path(options.data_dir)),
+        folder=request.folder,
+        record=record_url(request.folder),
+        tracking=request.tracking_uri,
+        free_bytes=free_bytes(existing_parent(request.folder)),
+        num_parameters=pace.num_parameters,
+        seconds_per_epoch=pace.seconds_per_epoch,
+    )
+
+
+def largest_model(spec: StudySpec) -> TrialConfig:
+    """The base configuration with the largest networks and all terms of the objective in use."""
+    searched = flat_space(spec.space)
+    largest: dict[str, Value] = {
+        key: ends(searched[key])[-1]
+        for key in ("model/latent_dim", "model/width", "objective/alpha")
+        if key in searched
+    }
+    return with_overrides(spec.base, largest)

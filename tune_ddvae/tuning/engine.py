@@ -1,0 +1,299 @@
+"""Ray Tune as the engine: it runs trials, and our study decides about them.
+
+Four hooks, each thin: the searcher hands out assignments and hears of ends, the scheduler passes the
+study's decision on, the callback brings every result and checkpoint, the stopper ends everything.
+Tune's own restore, snapshots, loggers and signal handlers are off: the record does their work.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+from ray import tune
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Stopper, TuneConfig
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from tune_ddvae.tuning.live import LiveStudy
+from tune_ddvae.tuning.resources import Slots
+from tune_ddvae.tuning.trainable import ASSIGNMENT, REPORT, TrialTrainable
+from tune_ddvae.tuning.trials import Assignment
+
+SEEN_EVERY_S = 5.0  # how closely the hours that a killed driver used are known
+TRIALS_FOLDER = "trials"  # below the study's folder: one folder per attempt
+
+ENVIRONMENT = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours reports and records first
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # 41 ms of driver CPU a result
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # snapshots for a restore that we never use
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES where no GPU is asked for
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+class StopSwitch:
+    """One flag that signals, budgets and repeated errors set, and that Tune's loop reads."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.reason = ""
+
+    def set(self, reason: str) -> None:
+        """Ask for the end; the first reason stays."""
+        if not self._event.is_set():
+            self.reason = reason
+            self._event.set()
+
+    def is_set(self) -> bool:
+        """Whether the end was asked for."""
+        return self._event.is_set()
+
+
+def run(study: LiveStudy, slots: Slots, switch: StopSwitch, on_change: Callable[[], None]) -> None:
+    """Train until the study has nothing left to do or the switch is set.
+
+    Raises:
+        Exception: What the record or the study's own logic failed with.
+    """
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots.concurrent)
+    tuner = tune.Tuner(
+        tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([_bundle(slots)])),
+        tune_config=TuneConfig(
+            num_samples=-1,
+            search_alg=StudySearcher(study, slots, switch),
+            scheduler=StudyScheduler(study),
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=RunConfig(
+            name=TRIALS_FOLDER,
+            storage_path=str(study.conditions.storage),
+            callbacks=[StudyCallback(study, switch, on_change)],
+            stop=StudyStopper(switch),
+            failure_config=FailureConfig(max_failures=0),
+            checkpoint_config=CheckpointConfig(checkpoint_frequency=1),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+    study.record.flush()
+
+
+class InDriver:
+    """Stays in the driver: Tune pickles what it is given, and nobody reads that pickle here."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # open databases, threads and locks do not belong in it
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class StudySearcher(InDriver, Searcher):
+    """Hands Tune the study's assignments, and tells the study how attempts ended."""
+
+    def __init__(self, study: LiveStudy, slots: Slots, switch: StopSwitch) -> None:
+        super().__init__()
+        self._study = study
+        self._slots = slots
+        self._switch = switch
+        self._attempts: dict[str, str] = {}  # Tune's trial id -> attempt
+        self.losses: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> Any:  # Ray's annotation knows no FINISHED
+        """The next assignment; None while all slots are taken."""
+        if self._switch.is_set():
+            return Searcher.FINISHED
+        in_flight = len(self._study.in_flight)
+        if in_flight >= self._slots.concurrent:
+            return None
+        assignment = self._study.next_assignment()
+        if assignment is not None:
+            self._attempts[trial_id] = assignment.attempt
+            return {ASSIGNMENT: assignment}
+        # None with nothing in flight would make Tune wait for minutes, deaf to signals.
+        return None if in_flight else Searcher.FINISHED
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """An attempt ended on its own terms, or its worker was lost."""
+        attempt = self._attempts.pop(trial_id, None)
+        if attempt is None:
+            return
+        if error:
+            self._study.lose_attempt(attempt, self.losses.pop(trial_id, "no cause was given"))
+        else:
+            self._study.end_attempt(attempt)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: every result reaches the callback."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the record is the state, and open databases do not belong in a pickle."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: Tune's restore is never used."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing, as ``save``."""
+
+
+class StudyScheduler(InDriver, TrialScheduler):
+    """Passes the study's decisions on to Tune."""
+
+    def __init__(self, study: LiveStudy) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._study = study
+        self._metric = None
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether the trial goes on; the report becomes a row here, with its decision."""
+        goes_on = self._study.take(_assignment(trial).attempt, result[REPORT])
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Remember why the worker was lost; the searcher hears of the loss next."""
+        searcher: StudySearcher = tune_controller.search_alg.searcher
+        searcher.losses[trial.trial_id] = describe_loss(trial)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Nothing to prepare."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Nothing: the searcher tells the study."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """Nothing to clean up."""
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The first that waits."""
+        for trial in tune_controller.get_trials():
+            if trial.status == "PENDING" and tune_controller.trial_executor.has_resources_for_trial(
+                trial
+            ):
+                return trial
+        return None
+
+    def debug_string(self) -> str:
+        """What Tune prints of it."""
+        return "decisions come from the study's record"
+
+
+class StudyCallback(InDriver, Callback):
+    """Brings every result, the last ones included, and every whole checkpoint to the study."""
+
+    def __init__(self, study: LiveStudy, switch: StopSwitch, on_change: Callable[[], None]) -> None:
+        self._study = study
+        self._switch = switch
+        self._on_change = on_change
+        self._seen = time.monotonic()
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Raise what the record failed with; stop when one error keeps coming back."""
+        self._study.record.check()
+        if time.monotonic() - self._seen > SEEN_EVERY_S:
+            self._seen = time.monotonic()
+            self._study.record.seen()
+        if self._study.repeated_error:
+            self._switch.set(f"the same error again and again: {self._study.repeated_error}")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Take the report (a second time, where the scheduler has seen it: that changes nothing)."""
+        self._study.take(_assignment(trial).attempt, result[REPORT])
+        self._on_change()
+
+    def on_checkpoint(
+        self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
+    ) -> None:
+        """Mark a checkpoint as whole: Ray copies file by file, so only an announced one counts."""
+        storage = self._study.conditions.storage
+        path = Path(checkpoint.path).relative_to(storage).as_posix()
+        self._study.take_checkpoint(
+            _assignment(trial).attempt, trial.last_result[REPORT].epoch, path
+        )
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Show the end."""
+        self._on_change()
+
+
+class StudyStopper(InDriver, Stopper):
+    """Ends everything once the switch is set."""
+
+    def __init__(self, switch: StopSwitch) -> None:
+        self._switch = switch
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No rule of its own for a single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the end was asked for."""
+        return self._switch.is_set()
+
+
+def describe_loss(trial: Any) -> str:
+    """What probably happened to a worker, from what Ray wrote down."""
+    text = ""
+    if trial.error_file and Path(trial.error_file).is_file():
+        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    lowered = text.lower()
+    if "out of memory" in lowered or "oom" in lowered or "memory pressure" in lowered:
+        return "likely out of memory: ask for fewer trials at once with --max-concurrent"
+    if "node" in lowered and ("died" in lowered or "dead" in lowered) and "actor" not in lowered:
+        return "its node died"
+    if "sigkill" in lowered or "connection error code 2" in lowered or "killed" in lowered:
+        return "killed from outside (signal 9), likely for want of memory"
+    last = [line.strip() for line in text.splitlines() if line.strip()]
+    return last[-1][:200] if last else "no cause was given"
+
+
+def _assignment(trial: Any) -> Assignment:
+    assignment: Assignment = trial.config[ASSIGNMENT]
+    return assignment
+
+
+def _trial_name(trial: Any) -> str:
+    """Short whatever the params, and unique to the attempt: no two drivers write to one folder."""
+    assignment = _assignment(trial)
+    return f"{assignment.number:05d}-{assignment.attempt}"
+
+
+def _bundle(slots: Slots) -> dict[str, float]:
+    bundle = {"CPU": slots.num_cpus}
+    if slots.num_gpus:
+        bundle["GPU"] = slots.num_gpus
+    return bundle
+
+
+def start_ray(address: str | None) -> None:
+    """Start a Ray of our own, or join the cluster at an address."""
+    os.environ.update(ENVIRONMENT)
+    if address is not None:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=200_000_000,
+    )
+
+
+def stop_ray() -> None:
+    """End the Ray that we started, or leave the cluster that we joined."""
+    ray.shutdown()

@@ -1,0 +1,53 @@
+"""One live driver per study: a lock that the system itself frees when its holder dies."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from tune_ddvae.errors import StorageError, StudyLockedError
+
+
+@contextmanager
+def sole_driver(folder: Path) -> Iterator[None]:
+    """Hold a study's folder for the life of this driver.
+
+    Raises:
+        StudyLockedError: Another driver holds it; says which, and since when.
+        StorageError: The file system has no locks.
+    """
+    holder = folder / "driver.json"
+    try:
+        # Never the soft kind: a lock file that a dead driver left behind would hold for ever.
+        lock = FileLock(folder / "driver.lock", fallback_to_soft=False)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StudyLockedError(
+            f"another driver holds this study: {_described(holder)}. Wait for it to end, or stop it "
+            "(a frozen one holds the study too); a copy under another --name may run beside it"
+        ) from error
+    except (NotImplementedError, OSError) as error:
+        raise StorageError(
+            f"{folder} is on a file system without locks ({error}); use a local --storage"
+        ) from error
+    try:
+        facts = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+        holder.write_text(json.dumps(facts), encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _described(holder: Path) -> str:
+    try:
+        facts = json.loads(holder.read_text(encoding="utf-8"))
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
+        return f"process {facts['pid']} on {facts['host']}, started {started}"
+    except (OSError, ValueError, KeyError):
+        return "an unknown process"

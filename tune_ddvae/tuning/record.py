@@ -1,0 +1,396 @@
+"""The study's durable memory: Optuna's tables for its tools, and ours for the whole truth.
+
+Our tables are written first and are what a study is continued from; Optuna's mirror them (params,
+states, values), so that optuna-dashboard opens the same file. A driver killed between the two leaves a
+mirror that lags, which ``open_record`` brings up to date.
+"""
+
+import json
+import os
+import socket
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from sqlalchemy import (
+    Engine,
+    Update,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from tune_ddvae.config import Value
+from tune_ddvae.errors import RecordError
+from tune_ddvae.spec import StudySpec
+from tune_ddvae.tuning import sampling, storage
+from tune_ddvae.tuning.tables import (
+    CHECKPOINTS,
+    METADATA,
+    ROWS,
+    SENT,
+    SESSIONS,
+    STUDIES,
+    TRIALS,
+    decision_json,
+    insert_new,
+    row_from,
+)
+from tune_ddvae.tuning.trials import Checkpoint, Row, State, Trial
+from tune_ddvae.tuning.writer import Writer
+
+FORMAT = 1  # of the tables; a record of another format is refused
+FILE_NAME = "record.db"
+Identity = Mapping[str, Value]
+
+
+def record_url(folder: Path) -> str:
+    """Address of the SQLite record in a study's folder."""
+    return f"sqlite:///{folder / FILE_NAME}"
+
+
+class Record:
+    """One study's record, open for one driver. All writes go through its ordered queue."""
+
+    def __init__(
+        self, storage: RDBStorage, study_id: str, optuna_study_id: int, spec: StudySpec
+    ) -> None:
+        self.study_id = study_id
+        self.token = uuid.uuid4().hex
+        self._storage = storage
+        self._optuna_study_id = optuna_study_id
+        self._optuna_ids: dict[int, int] = {}
+        self._spec = spec
+        self.engine: Engine = storage.engine
+        self._writer = Writer(self.engine)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def trials(self) -> list[Trial]:
+        """Every trial with its rows and checkpoints, in order of number."""
+        return read_trials(self.engine, self.study_id)
+
+    def used_hours(self) -> float:
+        """Hours that earlier drivers spent on this study."""
+        query = select(SESSIONS.c.started, SESSIONS.c.seen).where(
+            SESSIONS.c.study_id == self.study_id, SESSIONS.c.token != self.token
+        )
+        with self.engine.connect() as connection:
+            rows = connection.execute(query).all()
+        return float(sum(row.seen - row.started for row in rows)) / 3600
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def begin_session(self) -> None:
+        """Note that this driver has started."""
+        now = time.time()
+        self._writer.put(
+            insert(SESSIONS),
+            {
+                "study_id": self.study_id,
+                "token": self.token,
+                "started": now,
+                "seen": now,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "ended_as": "",
+            },
+        )
+
+    def seen(self, ended_as: str = "") -> None:
+        """Note that this driver is alive, or how it ended."""
+        self._writer.put(
+            update(SESSIONS)
+            .where(SESSIONS.c.study_id == self.study_id, SESSIONS.c.token == self.token)
+            .values(seen=time.time(), ended_as=ended_as)
+        )
+
+    def add_trial(self, trial: Trial) -> None:
+        """Make a trial durable, in our table first and then in Optuna's, before anyone trains it."""
+        self._writer.put(
+            insert_new(self.engine, TRIALS),
+            {
+                "study_id": self.study_id,
+                "number": trial.number,
+                "config": json.dumps(dict(trial.config)),
+                "params": None if trial.params is None else json.dumps(dict(trial.params)),
+                "setting": trial.setting,
+                "state": trial.state,
+                "reason": trial.reason,
+                "losses": trial.losses,
+                "started": trial.started,
+                "facts": json.dumps(dict(trial.facts)),
+            },
+        )
+        self._writer.flush()
+        self._mirror_trial(trial)
+
+    def add_row(self, number: int, row: Row) -> None:
+        """Queue one evaluation and the decision it led to, as one entry; the first of an epoch stays."""
+        self._writer.put(
+            insert_new(self.engine, ROWS),
+            {
+                "study_id": self.study_id,
+                "number": number,
+                "epoch": row.epoch,
+                "time": row.time,
+                "metrics": json.dumps(dict(row.metrics)),
+                "absent": json.dumps(dict(row.absent)),
+                "decision": decision_json(row.decision),
+            },
+        )
+
+    def settle_row(self, number: int, row: Row) -> None:
+        """Queue the decision of a row that was recorded without one."""
+        self._writer.put(
+            update(ROWS)
+            .where(
+                ROWS.c.study_id == self.study_id,
+                ROWS.c.number == number,
+                ROWS.c.epoch == row.epoch,
+            )
+            .values(decision=decision_json(row.decision))
+        )
+
+    def add_checkpoint(
+        self, number: int, mark: Checkpoint, after: Callable[[], None] | None = None
+    ) -> None:
+        """Queue the mark of a whole checkpoint; ``after`` runs once the mark is durable."""
+        self._writer.put(
+            insert_new(self.engine, CHECKPOINTS),
+            {"study_id": self.study_id, "number": number, "epoch": mark.epoch, "path": mark.path},
+            after,
+        )
+
+    def drop_checkpoint(self, path: str, after: Callable[[], None]) -> None:
+        """Queue the end of a mark; the files may go once it is durable."""
+        self._writer.put(
+            delete(CHECKPOINTS).where(
+                CHECKPOINTS.c.study_id == self.study_id, CHECKPOINTS.c.path == path
+            ),
+            after=after,
+        )
+
+    def update_trial(self, trial: Trial) -> None:
+        """Queue a trial's losses, facts and start."""
+        self._writer.put(
+            self._update(trial).values(
+                losses=trial.losses, facts=json.dumps(dict(trial.facts)), started=trial.started
+            )
+        )
+
+    def end_trial(self, trial: Trial) -> None:
+        """Make a trial's end durable, after every row that it rests on, and tell Optuna."""
+        self._writer.put(
+            self._update(trial).values(
+                state=trial.state,
+                reason=trial.reason,
+                ended=trial.ended,
+                losses=trial.losses,
+                rank_values=None if trial.values is None else json.dumps(trial.values),
+            )
+        )
+        self._writer.flush()
+        self._mirror_end(trial)
+
+    def mark_sent(self, values: Mapping[str, str | int]) -> None:
+        """Queue what a tracking server is now known to hold (columns of ``SENT``)."""
+        key = [
+            SENT.c.study_id == self.study_id,
+            SENT.c.tracking == values["tracking"],
+            SENT.c.number == values["number"],
+        ]
+        self._writer.put(delete(SENT).where(*key))
+        self._writer.put(insert(SENT), {"study_id": self.study_id, **values})
+
+    def flush(self) -> None:
+        """Return once everything queued is durable; raise what the writer failed with."""
+        self._writer.flush()
+
+    def check(self) -> None:
+        """Raise what the writer failed with, if it did."""
+        self._writer.check()
+
+    def close(self) -> None:
+        """Write what is queued and let go of the database."""
+        self._writer.close()
+        self._storage.engine.dispose()
+        self._writer.check()
+
+    # -- Optuna's tables ----------------------------------------------------------------------
+
+    def catch_up_mirror(self, trials: list[Trial]) -> None:
+        """Bring Optuna's tables to where ours are."""
+        mirrored = self._storage.get_all_trials(self._optuna_study_id, deepcopy=False)
+        self._optuna_ids = {trial.number: trial._trial_id for trial in mirrored}  # noqa: SLF001
+        states = {trial.number: trial.state for trial in mirrored}
+        for trial in trials:
+            if trial.number not in self._optuna_ids:
+                self._mirror_trial(trial)
+            state = states.get(trial.number, TrialState.RUNNING)
+            if trial.state is not State.UNFINISHED and state is TrialState.RUNNING:
+                self._mirror_end(trial)
+
+    def _mirror_trial(self, trial: Trial) -> None:
+        running = Trial(trial.number, trial.config, trial.params)
+        template = sampling.frozen_trial(self._spec, running)
+        if trial.setting is not None:
+            template.set_user_attr("setting", trial.setting)
+        self._optuna_ids[trial.number] = self._storage.create_new_trial(
+            self._optuna_study_id, template_trial=template
+        )
+
+    def _mirror_end(self, trial: Trial) -> None:
+        optuna_id = self._optuna_ids[trial.number]
+        frozen = sampling.frozen_trial(self._spec, trial, sampling.constraints_of(trial) or None)
+        for key, value in frozen.system_attrs.items():
+            self._storage.set_trial_system_attr(optuna_id, key, value)
+        self._storage.set_trial_state_values(optuna_id, frozen.state, frozen.values)
+
+    def _update(self, trial: Trial) -> Update:
+        return update(TRIALS).where(
+            TRIALS.c.study_id == self.study_id, TRIALS.c.number == trial.number
+        )
+
+
+def open_record(
+    url: str, name: str, spec: StudySpec, identity: Identity, about: Mapping[str, Value]
+) -> Record:
+    """Open the record of study ``name``, or make it.
+
+    Args:
+        url: Database address.
+        name: The study's name.
+        spec: The study.
+        identity: What makes the study itself; it must equal what the record was made with.
+        about: Versions, commit, seed and the like, kept from the first start.
+
+    Raises:
+        RecordError: The record holds a different study under this name; shows the difference.
+    """
+    identity = {**identity, "record_format": FORMAT}
+    engine_kwargs = {"pool_pre_ping": True}
+    if url.startswith("sqlite"):
+        engine_kwargs["connect_args"] = {"timeout": 60}  # type: ignore[assignment]
+    optuna_storage = RDBStorage(url, engine_kwargs=engine_kwargs)
+    _set_up_sqlite(optuna_storage.engine, url)
+    METADATA.create_all(optuna_storage.engine)
+    with optuna_storage.engine.begin() as connection:
+        row = connection.execute(select(STUDIES).where(STUDIES.c.name == name)).one_or_none()
+        if row is None:
+            study_id = uuid.uuid4().hex
+            connection.execute(
+                insert(STUDIES),
+                {
+                    "study_id": study_id,
+                    "name": name,
+                    "identity": json.dumps(identity),
+                    "about": json.dumps(dict(about)),
+                    "created": time.time(),
+                },
+            )
+        else:
+            study_id = row.study_id
+            _check_identity(name, json.loads(row.identity), identity)
+    record = Record(optuna_storage, study_id, _optuna_study(optuna_storage, name, spec), spec)
+    record.catch_up_mirror(record.trials())
+    return record
+
+
+def read_trials(engine: Engine, study_id: str) -> list[Trial]:
+    """Every trial of a study with its rows and checkpoints, in order of number."""
+    with engine.connect() as connection:
+        trials = {
+            row.number: Trial(
+                number=row.number,
+                config=json.loads(row.config),
+                params=None if row.params is None else json.loads(row.params),
+                setting=row.setting,
+                state=State(row.state),
+                reason=row.reason,
+                values=None if row.rank_values is None else tuple(json.loads(row.rank_values)),
+                losses=row.losses,
+                started=row.started,
+                ended=row.ended,
+                facts=json.loads(row.facts),
+            )
+            for row in connection.execute(
+                select(TRIALS).where(TRIALS.c.study_id == study_id).order_by(TRIALS.c.number)
+            )
+        }
+        for row in connection.execute(
+            select(ROWS).where(ROWS.c.study_id == study_id).order_by(ROWS.c.number, ROWS.c.epoch)
+        ):
+            trials[row.number].rows[row.epoch] = row_from(row)
+        for row in connection.execute(
+            select(CHECKPOINTS)
+            .where(CHECKPOINTS.c.study_id == study_id)
+            .order_by(CHECKPOINTS.c.epoch)
+        ):
+            trials[row.number].checkpoints.append(Checkpoint(row.epoch, row.path))
+    return list(trials.values())
+
+
+def num_recorded(folder: Path) -> int:
+    """How many trials a study's folder holds already; reads only, and makes nothing."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return 0
+    engine = create_engine(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
+    try:
+        with engine.connect() as connection:
+            return connection.execute(select(func.count()).select_from(TRIALS)).scalar_one()
+    except SQLAlchemyError as error:
+        raise RecordError(f"the record {path} cannot be read: {error}") from error
+    finally:
+        engine.dispose()
+
+
+def _optuna_study(storage: RDBStorage, name: str, spec: StudySpec) -> int:
+    try:
+        return storage.get_study_id_from_name(name)
+    except KeyError:
+        study_id = storage.create_new_study(sampling.directions(spec), name)
+        with warnings.catch_warnings():  # experimental, and only what a dashboard calls the values
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.load_study(study_name=name, storage=storage).set_metric_names(list(spec.rank_by))
+        return study_id
+
+
+def _set_up_sqlite(engine: Engine, url: str) -> None:
+    if not url.startswith("sqlite"):
+        return
+    path = Path(url.removeprefix("sqlite:///"))
+    mode = "WAL" if storage.takes_wal(path.parent) else "DELETE"
+
+    def durable(connection, _record) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        connection.execute("PRAGMA synchronous = FULL")
+
+    event.listen(engine, "connect", durable)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"PRAGMA journal_mode = {mode}")
+        connection.exec_driver_sql("PRAGMA synchronous = FULL")
+
+
+def _check_identity(name: str, known: Identity, asked: Identity) -> None:
+    keys = [key for key in {**known, **asked} if known.get(key) != asked.get(key)]
+    if keys:
+        lines = "\n".join(
+            f"  {key}: {known.get(key, 'not there')} in the record, {asked.get(key, 'not there')} now"
+            for key in keys
+        )
+        raise RecordError(
+            f"study {name!r} is already recorded with a different specification:\n{lines}\n"
+            "Continue it with the options it was started with, or give this one a --name of its own."
+        )

@@ -1,0 +1,204 @@
+"""One driver's session: everything that is opened around the engine, and closed in order again."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from rich.console import Console
+
+from tune_ddvae import exit_codes
+from tune_ddvae.config import Value
+from tune_ddvae.spec import StudySpec
+from tune_ddvae.tuning import engine, provenance
+from tune_ddvae.tuning.live import Conditions, LiveStudy
+from tune_ddvae.tuning.lock import sole_driver
+from tune_ddvae.tuning.progress import Progress
+from tune_ddvae.tuning.record import open_record, record_url
+from tune_ddvae.tuning.resources import Slots
+from tune_ddvae.tuning.signals import exit_code_of, signals_stop
+from tune_ddvae.tuning.summary import Summary, summarise
+from tune_ddvae.tuning.tracking import Outcome, Tracker
+from tune_ddvae.tuning.tracking import Summary as Tracked
+from tune_ddvae.tuning.trials import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A study as it is to be run now: all choices made, all checks passed."""
+
+    name: str
+    experiment: str  # MLflow's: the study file's name
+    question: str
+    spec: StudySpec
+    folder: Path  # the study's own
+    tracking_uri: str
+    data_checksum: str
+    command: str  # that starts or continues it
+    seed: int
+    trials: int | None
+    hours: float | None
+    slots: Slots
+    address: str | None = None
+    data_dir: str | None = None
+
+    def identity(self) -> dict[str, Value]:
+        """What the record compares: the spec, the seed and the data."""
+        return {**self.spec.identity(), "seed": self.seed, "data": self.data_checksum}
+
+    def about(self) -> dict[str, Value]:
+        """What is logged of the study, but never compared."""
+        return {
+            **provenance.versions(),
+            "experiment": self.experiment,
+            "question": self.question,
+            "command": self.command,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a session ended."""
+
+    summary: Summary
+    exit_code: int
+
+
+def run_session(request: Request, console: Console) -> Ended:
+    """Continue the study until it is complete or has to stop, and say how it ended.
+
+    Raises:
+        StudyLockedError: Another driver holds the study.
+        RecordError: The record holds another study under this name.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    request.folder.mkdir(parents=True, exist_ok=True)
+    with sole_driver(request.folder), _open_study(request) as study:
+        switch = engine.StopSwitch()
+        started = time.monotonic()
+        if study.is_complete:
+            switch.set("already complete")
+        tracked = _train(request, study, switch, console)
+        summary = summarise(
+            study,
+            name=request.name,
+            folder=request.folder,
+            record=record_url(request.folder),
+            tracking_uri=request.tracking_uri,
+            outcome=switch.reason or "complete",
+            command=request.command,
+            hours=(time.monotonic() - started) / 3600,
+            earlier_hours=study.record.used_hours(),
+        )
+        if not tracked.is_whole:
+            console.print(f"warning: {tracked}", markup=False)
+        return Ended(summary, exit_code(study, switch.reason))
+
+
+def exit_code(study: LiveStudy, reason: str) -> int:
+    """Exit code of a study that stands like this after stopping for that reason."""
+    if not study.is_complete:
+        signalled = exit_code_of(reason)
+        return exit_codes.WORK_LEFT if signalled is None else signalled
+    succeeded = any(trial.state is State.COMPLETE for trial in study.trials.values())
+    return exit_codes.COMPLETE if succeeded else exit_codes.NO_SUCCESS
+
+
+@contextmanager
+def _open_study(request: Request) -> Iterator[LiveStudy]:
+    record = open_record(
+        record_url(request.folder),
+        request.name,
+        request.spec,
+        request.identity(),
+        request.about(),
+    )
+    try:
+        conditions = Conditions(
+            storage=request.folder,
+            seed=request.seed,
+            trials=request.trials,
+            data_dir=request.data_dir,
+            num_cpus=request.slots.num_cpus,
+        )
+        study = LiveStudy(request.spec, record, conditions)
+        yield study
+    finally:
+        record.close()
+
+
+def _train(
+    request: Request, study: LiveStudy, switch: engine.StopSwitch, console: Console
+) -> Tracked:
+    """Train until there is nothing left to do or the switch is set, with MLflow following."""
+    slots = request.slots
+    extra: dict[str, Value] = {
+        "command": request.command,
+        "slots": slots.concurrent,
+        "cpus_per_trial": slots.num_cpus,
+        "gpus_per_trial": slots.num_gpus,
+    }
+    uri, experiment = request.tracking_uri, request.experiment
+    tracker = Tracker(study.record, uri, experiment, study.notes.append, extra)
+    try:
+        if not study.is_complete:
+            _run_engine(request, study, switch, console, tracker.wake)
+    except BaseException as error:
+        switch.set(f"stopped by {type(error).__name__}")
+        raise
+    finally:
+        with console.status("bringing MLflow up to date"):
+            tracked = tracker.finish(_outcome(study, switch.reason), switch.reason)
+    return tracked
+
+
+def _run_engine(
+    request: Request,
+    study: LiveStudy,
+    switch: engine.StopSwitch,
+    console: Console,
+    on_change: Callable[[], None],
+) -> None:
+    study.record.begin_session()
+    slots = request.slots
+    with (
+        signals_stop(switch),
+        _budget(request.hours, study, switch),
+        Progress(study, console, slots=slots.concurrent, hours=request.hours),
+    ):
+        try:
+            engine.start_ray(request.address)
+            engine.run(study, slots, switch, on_change)
+        finally:
+            engine.stop_ray()
+    study.record.seen(ended_as=switch.reason or "complete")
+    study.record.flush()
+
+
+@contextmanager
+def _budget(hours: float | None, study: LiveStudy, switch: engine.StopSwitch) -> Iterator[None]:
+    """Set the switch when the hours are used up, counting what earlier drivers used."""
+    if hours is None:
+        yield
+        return
+    left_s = (hours - study.record.used_hours()) * 3600
+    timer = threading.Timer(max(left_s, 0.0), switch.set, args=[Outcome.OUT_OF_TIME])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _outcome(study: LiveStudy, reason: str) -> Outcome:
+    code = exit_code(study, reason)
+    if code == exit_codes.COMPLETE:
+        return Outcome.COMPLETE
+    if code == exit_codes.NO_SUCCESS:
+        return Outcome.FAILED
+    return Outcome.OUT_OF_TIME if reason == Outcome.OUT_OF_TIME else Outcome.INTERRUPTED

@@ -1,0 +1,128 @@
+"""The record's own tables, beside Optuna's in one database; keyed by study, so many can share it."""
+
+import json
+from typing import Any
+
+from sqlalchemy import Column, Engine, Float, Integer, MetaData, String, Table, Text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import Insert
+
+from tune_ddvae.tuning.trials import Decision, Row
+
+METADATA = MetaData()
+
+
+def _key() -> Column[str]:
+    return Column("study_id", String(32), primary_key=True)
+
+
+STUDIES = Table(
+    "ddvae_studies",
+    METADATA,
+    _key(),
+    Column("name", String(512), unique=True, nullable=False),
+    Column("identity", Text, nullable=False),  # JSON: what makes the study itself
+    Column("about", Text, nullable=False),  # JSON: versions, commit, seed, study file
+    Column("created", Float, nullable=False),
+)
+TRIALS = Table(
+    "ddvae_trials",
+    METADATA,
+    _key(),
+    Column("number", Integer, primary_key=True),
+    Column("config", Text, nullable=False),
+    Column("params", Text),  # null: outside the search space
+    Column("setting", String(256)),
+    Column("state", String(32), nullable=False),
+    Column("reason", Text, nullable=False, default=""),
+    Column("rank_values", Text),
+    Column("losses", Integer, nullable=False, default=0),
+    Column("started", Float),
+    Column("ended", Float),
+    Column("facts", Text, nullable=False, default="{}"),
+)
+ROWS = Table(
+    "ddvae_rows",
+    METADATA,
+    _key(),
+    Column("number", Integer, primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("time", Float, nullable=False),
+    Column("metrics", Text, nullable=False),
+    Column("absent", Text, nullable=False),
+    Column("decision", Text),
+)
+CHECKPOINTS = Table(
+    "ddvae_checkpoints",
+    METADATA,
+    _key(),
+    Column("path", String(512), primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+)
+SESSIONS = Table(  # one per driver: what --hours has used up
+    "ddvae_sessions",
+    METADATA,
+    _key(),
+    Column("token", String(32), primary_key=True),
+    Column("started", Float, nullable=False),
+    Column("seen", Float, nullable=False),
+    Column("host", String(256), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("ended_as", String(64), nullable=False, default=""),
+)
+SENT = Table(  # what a tracking server is known to hold; number -1 is the parent run
+    "ddvae_sent",
+    METADATA,
+    _key(),
+    Column("tracking", String(512), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("run_id", String(64), nullable=False),
+    Column("epoch", Integer, nullable=False, default=0),
+    Column("status", String(64), nullable=False, default=""),
+)
+
+
+def insert_new(engine: Engine, table: Table) -> Insert:
+    """An insert that leaves a row of the same key as it is: the first one stays."""
+    if engine.dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
+
+
+def decision_json(decision: Decision | None) -> str | None:
+    """A decision as the record stores it."""
+    if decision is None:
+        return None
+    return json.dumps(
+        {
+            "goes_on": decision.goes_on,
+            "value": decision.value,
+            "earlier": list(decision.earlier),
+            "reason": decision.reason,
+        }
+    )
+
+
+def decision_from(text: str | None) -> Decision | None:
+    """The decision that ``decision_json`` wrote."""
+    if text is None:
+        return None
+    facts = json.loads(text)
+    return Decision(
+        goes_on=facts["goes_on"],
+        value=facts["value"],
+        earlier=tuple(facts["earlier"]),
+        reason=facts["reason"],
+    )
+
+
+def row_from(row: Any) -> Row:
+    """One stored row of ``ROWS``."""
+    return Row(
+        epoch=row.epoch,
+        time=row.time,
+        metrics=json.loads(row.metrics),
+        absent=json.loads(row.absent),
+        decision=decision_from(row.decision),
+    )

@@ -1,0 +1,250 @@
+"""The one place that imports MLflow, and only when something is really said to it.
+
+Its client is used with an explicit address, never MLflow's global one, and kept short-tempered: our
+own loop does the waiting and trying again.
+"""
+
+import logging
+import os
+import shlex
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from tune_ddvae.errors import TrackingError
+from tune_ddvae.tuning.tracking_names import (
+    OLD_SERVER_LIMIT,
+    PARAM_LIMIT,
+    RUN_NAME_LIMIT,
+    TAG_LIMIT,
+    plain_key,
+    shortened,
+    without_password,
+)
+from tune_ddvae.tuning.tracking_view import RUNNING, Point
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ARTIFACTS_FOLDER = "mlartifacts"  # beside an SQLite database
+METRICS_PER_BATCH = 1000  # MLflow's limits for one request
+TAGS_PER_BATCH = 100
+LOCK_S = 60.0  # a fresh database is made in some 4 s
+
+ENVIRONMENT = {  # unless the user has set them
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a retried "create run" could make two
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+class Server:
+    """One experiment at one tracking address."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        """Connect; make the database and the experiment where there is none yet.
+
+        Raises:
+            TrackingError: The experiment was deleted; says how to get it back.
+            Exception: Whatever keeps MLflow from answering.
+        """
+        self._client = open_client(uri)
+        self.experiment_id = self._open_experiment(uri, experiment)
+
+    def find(self, tags: Mapping[str, str]) -> str | None:
+        """The oldest run with all these tags."""
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        runs = self._client.search_runs(
+            [self.experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"]
+        )
+        return str(runs[0].info.run_id) if runs else None
+
+    def holds(self, run_id: str) -> bool:
+        """Whether the run is there, in this experiment and not deleted."""
+        try:
+            info = self._client.get_run(run_id).info
+        except Exception as error:
+            if is_gone(error):
+                return False
+            raise
+        return info.lifecycle_stage == "active" and info.experiment_id == self.experiment_id
+
+    def create(self, name: str, tags: Mapping[str, str], started: float) -> str:
+        """A new running run; ``started`` in seconds since 1970."""
+        run = self._client.create_run(
+            self.experiment_id,
+            start_time=round(started * 1000),
+            tags={plain_key(key): shortened(value, TAG_LIMIT) for key, value in tags.items()},
+            run_name=shortened(name, RUN_NAME_LIMIT),
+        )
+        return str(run.info.run_id)
+
+    def log(
+        self,
+        run_id: str,
+        points: Sequence[Point] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Points, params and tags in one request, in several only beyond MLflow's limits.
+
+        A server of an older version may refuse long values: they are then sent cut shorter.
+        """
+        params, tags = params or {}, tags or {}
+        try:
+            self._log(run_id, points, params, tags, PARAM_LIMIT, TAG_LIMIT)
+        except Exception as error:
+            texts = [*params.values(), *tags.values()]
+            if not is_refusal(error) or all(len(text) <= OLD_SERVER_LIMIT for text in texts):
+                raise
+            self._log(run_id, points, params, tags, OLD_SERVER_LIMIT, OLD_SERVER_LIMIT)
+
+    def set_status(self, run_id: str, status: str, ended: float | None) -> None:
+        """Close the run, or open it again; ``ended`` in seconds since 1970."""
+        if status == RUNNING:
+            self._client.update_run(run_id, status=RUNNING)
+        else:
+            end_time = None if ended is None else round(ended * 1000)
+            self._client.set_terminated(run_id, status, end_time)
+
+    def store(self, run_id: str, name: str, text: str) -> None:
+        """Keep a text as an artifact of the run."""
+        self._client.log_text(run_id, text, name)
+
+    def _log(
+        self,
+        run_id: str,
+        points: Sequence[Point],
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        param_limit: int,
+        tag_limit: int,
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [Metric(plain_key(p.key), p.value, p.time_ms, p.step) for p in points]
+        texts: list[Any] = [
+            Param(plain_key(key), shortened(without_password(value), param_limit))
+            for key, value in params.items()
+        ]
+        texts += [
+            RunTag(plain_key(key), shortened(without_password(value), tag_limit))
+            for key, value in tags.items()
+        ]
+        together = len(metrics) + len(texts) <= METRICS_PER_BATCH and len(texts) <= TAGS_PER_BATCH
+        portions: Iterable[Sequence[Any]] = (
+            [[*metrics, *texts]]
+            if together
+            else [*_portions(texts, TAGS_PER_BATCH), *_portions(metrics, METRICS_PER_BATCH)]
+        )
+        for portion in portions:
+            self._client.log_batch(
+                run_id,
+                metrics=[entity for entity in portion if isinstance(entity, Metric)],
+                params=[entity for entity in portion if isinstance(entity, Param)],
+                tags=[entity for entity in portion if isinstance(entity, RunTag)],
+                synchronous=True,
+            )
+
+    def _open_experiment(self, uri: str, name: str) -> str:
+        found = find_experiment(self._client, uri, name)
+        if found is not None:
+            return found
+        path = sqlite_path(uri)
+        artifacts = None if path is None else (path.parent / ARTIFACTS_FOLDER).as_uri()
+        try:
+            return str(self._client.create_experiment(name, artifact_location=artifacts))
+        except Exception:
+            found = find_experiment(self._client, uri, name)
+            if found is None:
+                raise
+            return found  # another study has just made it
+
+
+def open_client(uri: str) -> "MlflowClient":
+    """MLflow's client for that address, quiet; a fresh SQLite database is made by one at a time.
+
+    Raises:
+        Exception: Whatever keeps MLflow from answering.
+    """
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    from mlflow import MlflowClient
+
+    # Not at import: MLflow sets its own levels up there. Errors reach our notes; its tables' upgrades
+    # and tracebacks are of no use on the screen of a study.
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    path = sqlite_path(uri)
+    if path is None:
+        return MlflowClient(tracking_uri=uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f"{path.name}.lock"), timeout=LOCK_S, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise
+    except (NotImplementedError, OSError) as error:  # a file system without locks, or read-only
+        logging.getLogger(__name__).debug("no lock beside %s: %s", path, error)
+    try:
+        return MlflowClient(tracking_uri=uri)
+    finally:
+        lock.release()
+
+
+def find_experiment(client: "MlflowClient", uri: str, name: str) -> str | None:
+    """Id of the experiment of that name, None if there is none.
+
+    Raises:
+        TrackingError: It was deleted: MLflow keeps its name until it is restored or purged.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return None
+    if experiment.lifecycle_stage != "active":
+        address = without_password(uri)
+        raise TrackingError(
+            f"MLflow's experiment {name!r} at {address} must not be a deleted one: it is, and its name "
+            f"stays taken. Restore it:\n  MLFLOW_TRACKING_URI={shlex.quote(address)} "
+            f"mlflow experiments restore --experiment-id {experiment.experiment_id}\n"
+            "or name another tracking address with --tracking-uri."
+        )
+    return str(experiment.experiment_id)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of an SQLite address, absolute; None for any other address."""
+    scheme, _, rest = uri.partition("://")
+    if scheme.split("+")[0] != "sqlite":
+        return None
+    return Path(rest.removeprefix("/").partition("?")[0]).absolute()
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether MLflow says that what was asked for does not exist."""
+    return getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether MLflow has understood and says no: sending the same again would not help."""
+    return getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+
+
+def plain_message(error: BaseException) -> str:
+    """What went wrong, on one line, without MLflow's wrapping and without passwords."""
+    root = error
+    while (deeper := root.__cause__ or root.__context__) is not None:
+        root = deeper
+    told = root if isinstance(root, OSError | sqlite3.Error) else error
+    lines = str(told).strip().splitlines() or [type(told).__name__]
+    whole = " ".join(lines) if isinstance(told, TrackingError) else lines[0]
+    return shortened(without_password(whole), 400)
+
+
+def _portions(entities: Sequence[Any], limit: int) -> Iterable[Sequence[Any]]:
+    return (entities[start : start + limit] for start in range(0, len(entities), limit))

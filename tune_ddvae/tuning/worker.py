@@ -1,0 +1,160 @@
+"""One assignment at a time, trained and reported; needs no Ray, so it is tested without.
+
+Our own errors never leave it: they come back as a last report, since an error that Ray sees would be
+taken for a lost worker.
+"""
+
+import faulthandler
+import os
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import tune_ddvae
+from tune_ddvae.config import TrialConfig, Value, from_flat
+from tune_ddvae.data import load
+from tune_ddvae.errors import CheckpointError, DdvaeError
+from tune_ddvae.training import checkpoint
+from tune_ddvae.training.device import choose_device, set_threads
+from tune_ddvae.training.trainer import Trainer
+from tune_ddvae.tuning.trials import Assignment, Report
+
+
+class Worker:
+    """Trains the trial that it was last given."""
+
+    def __init__(self) -> None:
+        self._trainer: Trainer | None = None
+        self._epoch = 0
+        self._error: Exception | None = None
+        self._notes: tuple[str, ...] = ()
+        self._facts: dict[str, Value] = {}
+
+    def assign(self, assignment: Assignment) -> None:
+        """Build everything anew for this assignment and go on from its last intact checkpoint."""
+        self._trainer, self._error, self._notes, self._epoch = None, None, (), 0
+        watchdog = Watchdog(assignment.stall_s)
+        try:
+            watchdog()
+            threads = set_threads(assignment.num_cpus)
+            config = from_flat(assignment.config)
+            device = choose_device()
+            self._facts = _facts(config, device, threads)
+            data_dir = None if assignment.data_dir is None else Path(assignment.data_dir)
+            dataset = load(config.data, data_dir)
+            build = partial(Trainer, config, dataset, device, on_batch=watchdog)
+            self._trainer = self._continued(build, assignment)
+            self._epoch = self._trainer.epoch
+        except Exception as error:  # noqa: BLE001 - reported by the next step
+            self._error = error
+        finally:
+            watchdog.rest()
+
+    def step(self) -> Report:
+        """Train to the next evaluation; an error becomes a last report that names it."""
+        if self._error is None and self._trainer is not None:
+            try:
+                result = self._trainer.step()
+            except Exception as error:  # noqa: BLE001 - reported just below
+                self._error = error
+            else:
+                self._epoch = result.epoch
+                return Report(
+                    epoch=result.epoch,
+                    metrics=result.metrics,
+                    absent=result.absent,
+                    facts=self._facts,
+                    notes=self._notes,
+                    is_last=self._trainer.is_done,
+                )
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+        problem = self._error or RuntimeError("step was called before any assignment")
+        return Report(
+            epoch=self._epoch,
+            facts=self._facts,
+            notes=self._notes,
+            error_kind=type(problem).__name__,
+            error=_described(problem),
+            is_last=True,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint into the folder; after an error a note, which counts for nothing."""
+        if self._error is None and self._trainer is not None:
+            try:
+                checkpoint.save(self._trainer, folder)
+            except Exception as error:  # noqa: BLE001 - reported by the next step
+                self._error = error
+        if self._error is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "no-checkpoint.txt").write_text(_described(self._error), encoding="utf-8")
+
+    def _continued(self, build: Callable[[], Trainer], assignment: Assignment) -> Trainer:
+        """A trainer that goes on from the newest intact checkpoint, or from the start."""
+        for path in assignment.checkpoints:
+            trainer = build()  # anew each time: a failed load may leave half a state behind
+            try:
+                checkpoint.load(trainer, Path(assignment.storage) / path)
+            except CheckpointError as error:
+                note = f"trial {assignment.number} passed over a checkpoint: {error}"
+                self._notes = (*self._notes, note)
+            else:
+                return trainer
+        return build()
+
+
+class Watchdog:
+    """Ends this process when no batch finishes for too long; it is then a lost worker.
+
+    Not by the step: a full epoch may take half an hour.
+    """
+
+    def __init__(self, stall_s: float) -> None:
+        self._stall_s = stall_s
+        self._armed = 0.0
+
+    def __call__(self) -> None:
+        """Note that something has been finished; cheap enough to call for every batch."""
+        now = time.monotonic()
+        if now - self._armed >= 1.0:
+            self._armed = now
+            faulthandler.dump_traceback_later(self._stall_s, exit=True)
+
+    def rest(self) -> None:
+        """Stop watching until the next call."""
+        self._armed = 0.0
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _facts(config: TrialConfig, device: torch.device, threads: int) -> dict[str, Value]:
+    """What this trial really runs with, as a colleague would want to read it."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": str(device),
+        "device_name": name,
+        "threads": threads,
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "torch": torch.__version__,
+        "tune_ddvae": tune_ddvae.__version__,
+        "prior": config.prior.kind,
+        "likelihood": config.likelihood.kind,
+        "seed": config.training.seed,
+        "measured_on": "validation" if config.has_validation else "test",
+    }
+
+
+def _described(error: Exception) -> str:
+    if isinstance(error, DdvaeError):
+        return str(error)
+    where = ""
+    trace = error.__traceback__
+    while trace is not None:  # innermost frame: a bug of ours should say where it is
+        where = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return f"{error}{where}"
