@@ -83,7 +83,7 @@ def main(
         no_published=no_published,
     )
     options = {
-        "name": study_name or (f"{file.name}-quick" if quick else file.name),
+        "name": _default_name(file, quick=quick) if study_name is None else study_name,
         "seed": seed,
         "hours": hours,
         "max_concurrent": max_concurrent,
@@ -153,6 +153,10 @@ def _run(
     else:
         summary.show(ended.summary, console)
     sys.exit(ended.exit_code)
+
+
+def _default_name(file: StudyFile, *, quick: bool) -> str:
+    return f"{file.name}-quick" if quick else file.name
 
 
 def _pins(settings: Sequence[str], epochs: int | None) -> dict[str, Value]:

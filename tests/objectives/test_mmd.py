@@ -52,7 +52,7 @@ def test_fast_sum_is_the_plain_sum_over_pairs(case):
 
 
 def test_sum_over_pairs_agrees_with_the_grid_for_more_dimensions_than_fit_at_a_time():
-    codes, prior_sample = 2.0 * _normal(300, 7).double(), _normal(300, 7, seed=1).double()
+    codes, prior_sample = 2.0 * _normal(200, 7).double(), _normal(200, 7, seed=1).double()
     on_grid, gradient_on_grid = _value_and_gradient(mmd, codes, prior_sample)
     over_pairs, gradient_over_pairs = _over_pairs(
         torch.stack([codes, prior_sample]).transpose(1, 2)
@@ -81,9 +81,9 @@ def test_sample_against_itself_is_slightly_negative_and_not_clamped():
 
 
 def test_unbiased_between_samples_of_one_distribution():
-    values = [mmd(_normal(50, 3, seed=i), _normal(50, 3, seed=1000 + i)).item() for i in range(100)]
+    values = [mmd(_normal(50, 3, seed=i), _normal(50, 3, seed=1000 + i)).item() for i in range(64)]
     mean, spread = torch.tensor(values).mean().item(), torch.tensor(values).std().item()
-    assert abs(mean) < 3 * spread / 10
+    assert abs(mean) < 3 * spread / 8
     assert min(values) < 0
 
 
@@ -98,4 +98,4 @@ def test_equal_samples_give_bitwise_equal_gradients():
 def test_codes_that_diverged_give_no_number(value):
     codes = _normal(10, 2)
     codes[3, 1] = value
-    assert not mmd(codes, _normal(10, 2, seed=1)).isfinite() or value == float("inf")
+    assert not mmd(codes, _normal(10, 2, seed=1)).isfinite()

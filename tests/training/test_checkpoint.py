@@ -21,6 +21,15 @@ def test_a_checkpoint_resumes_where_training_stopped(config, tmp_path):
     assert run(resumed) == expected
 
 
+def test_a_checkpoint_of_another_kind_of_device_goes_on_with_fresh_noise():
+    trainer, other = make_trainer(tiny()), make_trainer(tiny())
+    trainer.step()
+    state = trainer.state_dict() | {"device": "cuda", "noise": torch.zeros(16, dtype=torch.uint8)}
+    other.load_state_dict(state)
+    assert other.epoch == 1
+    assert other.step().epoch == 2
+
+
 def test_it_opens_with_the_safe_loader_and_no_more_files_are_left(tmp_path):
     checkpoint.save(make_trainer(tiny()), tmp_path)
     state = torch.load(tmp_path / "state.pt")  # weights_only is torch's default

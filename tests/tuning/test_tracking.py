@@ -30,11 +30,8 @@ from tune_ddvae.tuning.tracking import (
 )
 from tune_ddvae.tuning.tracking_client import Server, open_client
 from tune_ddvae.tuning.tracking_names import plain_key, shortened
-from tune_ddvae.tuning.tracking_view import batches
+from tune_ddvae.tuning.tracking_sync import batches
 from tune_ddvae.tuning.trials import Checkpoint, Decision, Row, State, Trial
-
-# MLflow 3.17 on SQLAlchemy 2.1, at the first use of its tables.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 SPEC = CLUSTERING.resized(CLUSTERING.quick)
 FIRST, SECOND = "log_likelihood/iwae", "divergence/inclusive_kl"
@@ -266,6 +263,19 @@ def test_nothing_but_finite_values_is_sent(record, uri):
     assert child.data.tags["absent/latent/x"] == "none is active (epoch 10)"
 
 
+def test_a_study_may_be_called_anything(tmp_path, uri):
+    name = "a b/c@d [e] (f) 疎な符号 é " * 15
+    record = make_record(tmp_path, name=name)
+    add(record, 0, (10,), setting="gamma@0.8", facts={"odd@fact": "x" * 9000})
+    assert sync(record, uri, "clustering", outcome=None).is_whole
+    record.close()
+    parent, (child,) = runs_of(uri)
+    assert parent.data.tags["study"] == name
+    assert len(parent.info.run_name) == 250
+    (odd,) = [value for key, value in child.data.tags.items() if key.startswith("odd_fact-")]
+    assert len(odd) == 8000
+
+
 # -- how runs end -----------------------------------------------------------------------------
 
 
@@ -381,7 +391,7 @@ def test_a_dead_server_costs_no_time_and_is_told_of_honestly(record, uri):
     assert time.monotonic() - began < 3
     assert (summary.rows_left, summary.runs_left, summary.is_whole) == (3, 3, False)
     assert "refused" in summary.error
-    assert "3 evaluations" in str(summary)
+    assert "evaluations: 3, runs: 3" in str(summary)
     assert len(notes) == 1
     assert "hidden" not in str(summary) + notes[0]
     assert sync(record, uri, "clustering", outcome=Outcome.INTERRUPTED).is_whole

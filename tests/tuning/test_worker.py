@@ -132,7 +132,7 @@ def test_the_watchdog_is_armed_at_most_once_a_second(monkeypatch):
     monkeypatch.setattr(
         faulthandler,
         "dump_traceback_later",
-        lambda s, exit: armed.append((s, exit)),  # noqa: A002
+        lambda s, exit: armed.append((s, exit)),
     )
     watchdog = Watchdog(600.0)
     for _ in range(1000):

@@ -81,7 +81,10 @@ class ConvEncoder(nn.Module):
         self, inputs: Float[Tensor, "batch channel height width"]
     ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
         """Mean and scale of the posterior."""
-        hidden = _pixels_last(self.hidden(inputs))
+        # With one channel both layouts are the same numbers, and the slower one would be taken.
+        count, channels, *size = inputs.shape
+        laid_out = inputs.permute(0, 2, 3, 1).reshape(-1).view(count, *size, channels)
+        hidden = _pixels_last(self.hidden(laid_out.permute(0, 3, 1, 2)))
         mean, scale = (
             functional.linear(hidden, _pixels_last(head.weight), head.bias)
             for head in (self.mean, self.scale)

@@ -15,6 +15,7 @@ from tune_ddvae.spec import StudySpec, ends, flat_space
 from tune_ddvae.training.device import choose_device, set_threads
 from tune_ddvae.training.pace import measure_pace
 from tune_ddvae.tuning import provenance
+from tune_ddvae.tuning.engine import join_cluster
 from tune_ddvae.tuning.plan import Plan
 from tune_ddvae.tuning.record import num_recorded, record_url
 from tune_ddvae.tuning.resources import Slots, local_resources, make_slots
@@ -82,14 +83,13 @@ def _checked(file: StudyFile, spec: StudySpec, options: Options, storage: Path) 
         trials=spec.size.trials,
         hours=options.hours,
         slots=_slots(options),
-        address=options.address,
         data_dir=options.data_dir and str(Path(options.data_dir).expanduser().absolute()),
     )
 
 
 def _slots(options: Options) -> Slots:
     return make_slots(
-        local_resources(),
+        join_cluster(options.address) if options.address else local_resources(),
         max_concurrent=options.max_concurrent,
         cpus_per_trial=options.cpus_per_trial,
         gpus_per_trial=options.gpus_per_trial,

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import ray
 from ray import tune
@@ -19,8 +19,9 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Stopp
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from tune_ddvae.errors import ResourceError
 from tune_ddvae.tuning.live import LiveStudy
-from tune_ddvae.tuning.resources import Slots
+from tune_ddvae.tuning.resources import Available, Slots
 from tune_ddvae.tuning.trainable import ASSIGNMENT, REPORT, TrialTrainable
 from tune_ddvae.tuning.trials import Assignment
 
@@ -95,7 +96,7 @@ class InDriver:
     def __getstate__(self) -> dict[str, Any]:
         return {}  # open databases, threads and locks do not belong in it
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self
 
 
@@ -279,11 +280,28 @@ def _bundle(slots: Slots) -> dict[str, float]:
     return bundle
 
 
-def start_ray(address: str | None) -> None:
-    """Start a Ray of our own, or join the cluster at an address."""
+def join_cluster(address: str) -> Available:
+    """Join the cluster at an address; what it has now.
+
+    Raises:
+        ResourceError: Nothing answers there.
+    """
     os.environ.update(ENVIRONMENT)
-    if address is not None:
+    try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ResourceError(
+            f"no Ray cluster answers at --address {address} ({error}); start one with `ray start "
+            "--head`, or leave --address out"
+        ) from error
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return Available(there.get("CPU", 0.0), there.get("GPU", 0.0))
+
+
+def start_ray() -> None:
+    """Start a Ray of our own on this machine, unless a cluster has been joined."""
+    os.environ.update(ENVIRONMENT)
+    if ray.is_initialized():
         return
     ray.init(
         address="local",

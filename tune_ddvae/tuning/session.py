@@ -42,7 +42,6 @@ class Request:
     trials: int | None
     hours: float | None
     slots: Slots
-    address: str | None = None
     data_dir: str | None = None
 
     def identity(self) -> dict[str, Value]:
@@ -171,7 +170,7 @@ def _run_engine(
         Progress(study, console, slots=slots.concurrent, hours=request.hours),
     ):
         try:
-            engine.start_ray(request.address)
+            engine.start_ray()
             engine.run(study, slots, switch, on_change)
         finally:
             engine.stop_ray()

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 
 from tune_ddvae.config import Value
 from tune_ddvae.tuning.record import Record
+from tune_ddvae.tuning.tracking_backlog import Summary
 from tune_ddvae.tuning.tracking_check import absolute_uri, check_tracking, default_tracking_uri
 from tune_ddvae.tuning.tracking_client import plain_message
 from tune_ddvae.tuning.tracking_names import without_password
-from tune_ddvae.tuning.tracking_sync import Sender, Summary, sync
+from tune_ddvae.tuning.tracking_sync import Sender, sync
 from tune_ddvae.tuning.tracking_view import Outcome
 
 __all__ = [

@@ -61,6 +61,40 @@ class StudyFacts:
     about: Mapping[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How far MLflow has come, honestly."""
+
+    address: str  # without password
+    experiment: str
+    run_id: str  # of the study; empty before there is one
+    rows_left: int  # evaluations still to be sent
+    runs_left: int  # runs that do not look as they should yet, the study's own included
+    artifacts_left: int  # config.json and the like that could not be stored
+    error: str = ""  # what kept them from being sent
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether MLflow shows everything that the record holds."""
+        return not (self.rows_left or self.runs_left or self.artifacts_left)
+
+    def __str__(self) -> str:
+        place = f"MLflow at {self.address}, experiment {self.experiment}"
+        if self.is_whole:
+            return f"{place}: everything is there, run {self.run_id}"
+        counts = {
+            "evaluations": self.rows_left,
+            "runs": self.runs_left,
+            "artifacts": self.artifacts_left,
+        }
+        left = ", ".join(f"{what}: {num}" for what, num in counts.items() if num)
+        why = f" ({self.error})" if self.error else ""
+        left += why
+        return (
+            f"{place} is behind, still to be sent: {left}. Nothing is lost, the record holds it all"
+        )
+
+
 class Backlog:
     """Reads one study's record and marks for one tracking address."""
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from tune_ddvae.errors import TrackingError
 from tune_ddvae.tuning.tracking_client import (
     find_experiment,
+    load_mlflow,
     open_client,
     plain_message,
     sqlite_path,
@@ -19,7 +20,7 @@ from tune_ddvae.tuning.tracking_names import without_password
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SCHEMES = ("http", "https", *DATABASES)
 DATABASE_NAME = "mlflow.db"
-ANSWER_S = 12.0  # MLflow's import takes 2 of them
+ANSWER_S = 10.0
 
 
 def default_tracking_uri(storage: Path) -> str:
@@ -92,6 +93,7 @@ def _is_database(uri: str) -> bool:
 
 def _ask(uri: str, experiment: str) -> list[str]:
     """Look for the experiment, but not for long."""
+    load_mlflow()  # slow on a busy machine, which says nothing about the server
     answer = _within(ANSWER_S, lambda: find_experiment(open_client(uri), uri, experiment))
     if answer is None:
         return []

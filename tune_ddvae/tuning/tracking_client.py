@@ -166,23 +166,29 @@ class Server:
             return found  # another study has just made it
 
 
-def open_client(uri: str) -> "MlflowClient":
-    """MLflow's client for that address, quiet; a fresh SQLite database is made by one at a time.
-
-    Raises:
-        Exception: Whatever keeps MLflow from answering.
-    """
+def load_mlflow() -> "type[MlflowClient]":
+    """MLflow's client class, made quiet; the first call takes some 2 s, all in the import."""
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 
-    # Not at import: MLflow sets its own levels up there. Errors reach our notes; its tables' upgrades
+    # Not before: MLflow sets its own levels at import. Errors reach our notes; its tables' upgrades
     # and tracebacks are of no use on the screen of a study.
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.ERROR)
+    return MlflowClient
+
+
+def open_client(uri: str) -> "MlflowClient":
+    """MLflow's client for that address; a fresh SQLite database is made by one process at a time.
+
+    Raises:
+        Exception: Whatever keeps MLflow from answering.
+    """
+    client_class = load_mlflow()
     path = sqlite_path(uri)
     if path is None:
-        return MlflowClient(tracking_uri=uri)
+        return client_class(tracking_uri=uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f"{path.name}.lock"), timeout=LOCK_S, fallback_to_soft=False)
     try:
@@ -192,7 +198,7 @@ def open_client(uri: str) -> "MlflowClient":
     except (NotImplementedError, OSError) as error:  # a file system without locks, or read-only
         logging.getLogger(__name__).debug("no lock beside %s: %s", path, error)
     try:
-        return MlflowClient(tracking_uri=uri)
+        return client_class(tracking_uri=uri)
     finally:
         lock.release()
 

@@ -6,14 +6,20 @@ recorded time: sent twice, it is one point.
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from tune_ddvae.config import Value
 from tune_ddvae.errors import TrackingError
 from tune_ddvae.tuning import tracking_view as view
 from tune_ddvae.tuning.record import Record
-from tune_ddvae.tuning.tracking_backlog import NO_ARTIFACT, STUDY, Backlog, Due, Mark
+from tune_ddvae.tuning.tracking_backlog import (
+    NO_ARTIFACT,
+    STUDY,
+    Backlog,
+    Due,
+    Mark,
+    Summary,
+)
 from tune_ddvae.tuning.tracking_check import absolute_uri
 from tune_ddvae.tuning.tracking_client import (
     METRICS_PER_BATCH,
@@ -24,38 +30,7 @@ from tune_ddvae.tuning.tracking_client import (
 )
 from tune_ddvae.tuning.tracking_names import without_password
 from tune_ddvae.tuning.tracking_view import Outcome
-from tune_ddvae.tuning.trials import Trial
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """How far MLflow has come, honestly."""
-
-    address: str  # without password
-    experiment: str
-    run_id: str  # of the study; empty before there is one
-    rows_left: int  # evaluations still to be sent
-    runs_left: int  # runs that do not look as they should yet, the study's own included
-    artifacts_left: int  # config.json and the like that could not be stored
-    error: str = ""  # what kept them from being sent
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether MLflow shows everything that the record holds."""
-        return not (self.rows_left or self.runs_left or self.artifacts_left)
-
-    def __str__(self) -> str:
-        place = f"MLflow at {self.address}, experiment {self.experiment}"
-        if self.is_whole:
-            return f"{place}: everything is there, run {self.run_id}"
-        counts = {
-            "evaluations": self.rows_left,
-            "runs not up to date": self.runs_left,
-            "artifacts": self.artifacts_left,
-        }
-        left = ", ".join(f"{num} {what}" for what, num in counts.items() if num)
-        why = f" ({self.error})" if self.error else ""
-        return f"{place}: still to be sent: {left}{why}. Nothing is lost, the record holds it all"
+from tune_ddvae.tuning.trials import Row, Trial
 
 
 class Sender:
@@ -238,7 +213,7 @@ class Sender:
     def _send_rows(self, server: Server, trial: Trial, mark: Mark) -> Mark:
         """Send the rows beyond the mark, which moves with every portion that was taken."""
         unsent = [row for epoch, row in sorted(trial.rows.items()) if epoch > mark.epoch]
-        for portion in view.batches(unsent, METRICS_PER_BATCH):
+        for portion in batches(unsent, METRICS_PER_BATCH):
             self._check_time()
             points = [point for row in portion for point in view.row_points(row)]
             tags: dict[str, str] = {}
@@ -265,6 +240,7 @@ class Sender:
         try:
             server.store(run_id, name, without_password(json.dumps(dict(facts), indent=1)))
         except Exception as error:  # noqa: BLE001 - a bucket has errors of any kind
+            server.holds(run_id)  # raises where it is the server itself that is gone
             self._artifacts_fail = True
             self._notes(
                 f"MLflow at {self.address} takes no artifacts ({plain_message(error)}); metrics, params "
@@ -308,6 +284,20 @@ def sync(
         record.check()
         error = plain_message(failure)
     return sender.summary(outcome, error)
+
+
+def batches(rows: Iterable[Row], limit: int) -> Iterator[list[Row]]:
+    """Rows in portions of at most ``limit`` metrics; a row is never split."""
+    portion: list[Row] = []
+    size = 0
+    for row in rows:
+        if portion and size + len(row.metrics) > limit:
+            yield portion
+            portion, size = [], 0
+        portion.append(row)
+        size += len(row.metrics)
+    if portion:
+        yield portion
 
 
 def _shown(mark: Mark, shown: view.View, is_stored: bool) -> Mark:

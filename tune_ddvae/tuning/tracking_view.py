@@ -3,7 +3,7 @@
 import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -271,20 +271,6 @@ def study_result(
 
 
 # -- inside ---------------------------------------------------------------------------------------
-
-
-def batches(rows: Iterable[Row], limit: int) -> Iterator[list[Row]]:
-    """Rows in portions of at most ``limit`` metrics; a row is never split."""
-    portion: list[Row] = []
-    size = 0
-    for row in rows:
-        if portion and size + len(row.metrics) > limit:
-            yield portion
-            portion, size = [], 0
-        portion.append(row)
-        size += len(row.metrics)
-    if portion:
-        yield portion
 
 
 def _marked(status: str, tags: Mapping[str, str], word: str) -> View:

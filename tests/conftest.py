@@ -1,0 +1,35 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ready_tracking(tmp_path_factory) -> Path:
+    """An empty MLflow database, made once: its migrations take seconds."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path = tmp_path_factory.mktemp("tracking") / "mlflow.db"
+    store = SqlAlchemyStore(f"sqlite:///{path}", str(path.parent / "mlartifacts"))
+    store.engine.dispose()
+    return path
+
+
+@pytest.fixture
+def workplace(tmp_path, ready_tracking) -> Path:
+    """A folder to run studies in, with a tracking database that is ready."""
+    (tmp_path / "studies").mkdir()
+    shutil.copy(ready_tracking, tmp_path / "studies" / "mlflow.db")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def ray_address():
+    """One Ray for all studies of the tests: starting one takes seconds."""
+    import ray
+
+    from tune_ddvae.tuning import engine
+
+    engine.start_ray()
+    yield ray.get_runtime_context().gcs_address
+    engine.stop_ray()

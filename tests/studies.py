@@ -1,0 +1,201 @@
+"""Real studies in tests: the command as a user types it, and what it left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mlflow.entities import ViewType
+from mlflow.tracking import MlflowClient
+from sqlalchemy import create_engine
+
+from tune_ddvae.config import parse_value
+from tune_ddvae.tuning.record import read_trials, record_url
+from tune_ddvae.tuning.storage import slug
+from tune_ddvae.tuning.tables import STUDIES
+from tune_ddvae.tuning.trials import Trial
+
+# Pinwheel, small enough for a trial to take a second: 27 epochs, rungs 1, 3 and 9.
+TINY = '''"""Is the machinery sound?
+
+Run       python -m tune_ddvae.study tiny.py
+"""
+import dataclasses
+from tune_ddvae.catalogue import find_study
+from tune_ddvae.config import with_overrides
+from tune_ddvae.spec import StudySize
+
+_STUDY = find_study("clustering").spec
+_SIZE = StudySize(trials={trials}, first_rung=1, startup_trials=5)
+STUDY = dataclasses.replace(
+    _STUDY,
+    base=with_overrides(
+        _STUDY.base,
+        {{
+            "training/epochs": 27,
+            "training/evaluate_every": 1,
+            "metrics/iwae_num_samples": 4,
+            "metrics/iwae_num_points": 50,
+            **{overrides!r},
+        }},
+    ),
+    published={{**_STUDY.published, **{published!r}}},
+    first={first!r},
+    size=_SIZE,
+    quick=_SIZE,
+)
+'''
+
+
+def write_tiny(folder: Path, *, trials=15, overrides=None, published=None, first=()) -> Path:
+    path = folder / "tiny.py"
+    path.write_text(
+        TINY.format(
+            trials=trials, overrides=overrides or {}, published=published or {}, first=tuple(first)
+        )
+    )
+    return path
+
+
+def command(study, folder: Path, *words: str) -> list[str]:
+    storage = ["--storage", str(folder / "studies")]
+    return [sys.executable, "-m", "tune_ddvae.study", str(study), *storage, *map(str, words)]
+
+
+def start(study, folder: Path, *words: str, env=None) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(study, folder, *words),
+        cwd=folder,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(study, folder: Path, *words: str, timeout_s: float = 240.0, env=None):
+    driver = start(study, folder, *words, env=env)
+    out, err = driver.communicate(timeout=timeout_s)
+    return subprocess.CompletedProcess(driver.args, driver.returncode, out, err)
+
+
+def record_path(folder: Path, name: str) -> Path:
+    return folder / "studies" / slug(name)
+
+
+def trials_of(folder: Path, name: str) -> list[Trial]:
+    engine = create_engine(record_url(record_path(folder, name)))
+    with engine.connect() as connection:
+        (study,) = connection.execute(STUDIES.select().where(STUDIES.c.name == name)).all()
+    found = read_trials(engine, study.study_id)
+    engine.dispose()
+    return found
+
+
+def num_rows(folder: Path, name: str) -> int:
+    if not (record_path(folder, name) / "record.db").exists():
+        return 0
+    try:
+        return sum(len(trial.rows) for trial in trials_of(folder, name))
+    except Exception:  # noqa: BLE001 - the driver is just making its tables
+        return 0
+
+
+def kill_after(driver: subprocess.Popen, folder: Path, name: str, rows: int, how: int) -> bool:
+    """Signal the driver once the record holds so many rows; whether it was still running."""
+    until = time.monotonic() + 120
+    while driver.poll() is None and num_rows(folder, name) < rows:
+        assert time.monotonic() < until, driver.communicate(timeout=5)
+        time.sleep(0.02)  # the record is what is awaited; it has no event to wait on
+    if driver.poll() is not None:
+        return False
+    driver.send_signal(how)
+    return True
+
+
+def outcome(folder: Path, name: str) -> list:
+    """What two runs of one study must have in common: all but times and places."""
+    return [
+        (
+            trial.number,
+            trial.config,
+            trial.params,
+            trial.setting,
+            trial.state,
+            trial.reason,
+            trial.values,
+            [
+                (epoch, without_seconds(row.metrics), row.absent, row.decision)
+                for epoch, row in trial.rows.items()
+            ],
+        )
+        for trial in trials_of(folder, name)
+    ]
+
+
+def without_seconds(metrics):
+    return {key: value for key, value in metrics.items() if not key.endswith("seconds")}
+
+
+class Tracked:
+    """A study as MLflow shows it."""
+
+    def __init__(self, folder: Path, name: str, experiment: str) -> None:
+        self.client = MlflowClient(f"sqlite:///{folder / 'studies' / 'mlflow.db'}")
+        found = self.client.get_experiment_by_name(experiment)
+        runs = self.client.search_runs(
+            [found.experiment_id], run_view_type=ViewType.ALL, max_results=1000
+        )
+        parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+        self.parents = [run for run in parents if run.info.run_name == name]
+        (self.parent,) = self.parents
+        self.children = sorted(
+            (
+                run
+                for run in runs
+                if run.data.tags.get("mlflow.parentRunId") == self.parent.info.run_id
+            ),
+            key=lambda run: int(run.data.tags["tune_ddvae.trial"]),
+        )
+
+    def history(self, run, metric: str) -> list[tuple[int, float]]:
+        points = self.client.get_metric_history(run.info.run_id, metric)
+        return sorted((point.step, point.value) for point in points)
+
+    def assert_equals(self, trials: list[Trial]) -> None:
+        """Each trial one child, each evaluation one point: no gap, no double, nothing running."""
+        numbers = [int(run.data.tags["tune_ddvae.trial"]) for run in self.children]
+        assert numbers == [trial.number for trial in trials]
+        for run, trial in zip(self.children, trials, strict=True):
+            assert run.info.status != "RUNNING"
+            expected: dict[str, list] = {}
+            for epoch, row in trial.rows.items():
+                for metric, value in row.metrics.items():
+                    expected.setdefault(metric, []).append((epoch, value))
+            for metric, points in expected.items():
+                assert self.history(run, metric) == points, (trial.number, metric)
+            for key, value in trial.config.items():
+                assert parse_value(key, run.data.params[key]) == value
+
+
+def result(done: subprocess.CompletedProcess) -> dict:
+    return json.loads(done.stdout)
+
+
+__all__ = [
+    "Tracked",
+    "command",
+    "kill_after",
+    "num_rows",
+    "outcome",
+    "record_path",
+    "result",
+    "run",
+    "signal",
+    "start",
+    "trials_of",
+    "write_tiny",
+]
