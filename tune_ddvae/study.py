@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from tune_ddvae.config import Value, parse_value
 from tune_ddvae.errors import ConfigError
 from tune_ddvae.spec import StudySpec
 
+LOG_WIDTH = 160
 EPILOG = """Exit codes: 0 complete with at least one success, 1 no trial succeeded, 2 refused, 3 stopped
 with work left, 130 interrupted, 143 terminated."""
 
@@ -66,7 +68,7 @@ def main(
 
     NAME is a file of search_spaces, a path to one, or a dotted module.
     """
-    console = Console(stderr=as_json)
+    console = _console(as_json=as_json)
     if list_studies:
         _print_studies(as_json=as_json)
         return
@@ -140,7 +142,7 @@ def _run(
     terminate_cleanly()
     asked = Options(**options)
     if dry_run:
-        planned = make_plan(file, spec, asked)
+        planned = make_plan(file, spec, asked, console)
         if as_json:
             click.echo(json.dumps(planned.to_json(), indent=2))
         else:
@@ -153,6 +155,14 @@ def _run(
     else:
         summary.show(ended.summary, console)
     sys.exit(ended.exit_code)
+
+
+def _console(*, as_json: bool) -> Console:
+    """Where people read; results go to stdout alone under --json."""
+    console = Console(stderr=as_json)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = LOG_WIDTH  # a log has no edge, and a folded path cannot be copied
+    return console
 
 
 def _default_name(file: StudyFile, *, quick: bool) -> str:

@@ -55,34 +55,40 @@ def make_request(file: StudyFile, spec: StudySpec, options: Options, console: Co
     Raises:
         DdvaeError: Something asked for is wrong or missing; names it and the mend.
     """
-    request = _checked(file, spec, options, storage_folder(options.storage))
-    for warning in check_tracking(request.tracking_uri, request.experiment):
-        console.print(f"warning: {warning}", markup=False)
+    request = _checked(file, spec, options, console)
+    storage_folder(options.storage)
     with console.status("making the data ready"):
         data.prepare(spec.base.data, _path(options.data_dir))
     return request
 
 
-def _checked(file: StudyFile, spec: StudySpec, options: Options, storage: Path) -> Request:
+def _checked(file: StudyFile, spec: StudySpec, options: Options, console: Console) -> Request:
+    """Everything that can be checked without making anything."""
     if not 0 < len(options.name) <= LONGEST_NAME:
         raise ConfigError(f"--name must have 1 to {LONGEST_NAME} characters, got {options.name!r}")
+    storage = planned_folder(options.storage)
+    slots = _slots(options)
+    data.place(spec.base.data, _path(options.data_dir))
+    tracking_uri = absolute_uri(
+        options.tracking_uri
+        or os.environ.get("MLFLOW_TRACKING_URI")
+        or default_tracking_uri(storage)
+    )
+    for warning in check_tracking(tracking_uri, file.name):
+        console.print(f"warning: {warning}", markup=False)
     return Request(
         name=options.name,
         experiment=file.name,
         question=file.question,
         spec=spec,
         folder=storage / slug(options.name),
-        tracking_uri=absolute_uri(
-            options.tracking_uri
-            or os.environ.get("MLFLOW_TRACKING_URI")
-            or default_tracking_uri(storage)
-        ),
+        tracking_uri=tracking_uri,
         data_checksum=data.checksum(spec.base.data, _path(options.data_dir)),
         command=provenance.command("tune_ddvae.study", options.words),
         seed=options.seed,
         trials=spec.size.trials,
         hours=options.hours,
-        slots=_slots(options),
+        slots=slots,
         data_dir=options.data_dir and str(Path(options.data_dir).expanduser().absolute()),
     )
 
@@ -100,13 +106,13 @@ def _path(folder: str | None) -> Path | None:
     return None if folder is None else Path(folder)
 
 
-def make_plan(file: StudyFile, spec: StudySpec, options: Options) -> Plan:
+def make_plan(file: StudyFile, spec: StudySpec, options: Options, console: Console) -> Plan:
     """All that a run would do, checked as far as it can be without creating anything.
 
     Raises:
         DdvaeError: As ``make_request``.
     """
-    request = _checked(file, spec, options, planned_folder(options.storage))
+    request = _checked(file, spec, options, console)
     largest = largest_model(spec)
     set_threads(request.slots.num_cpus)
     pace = measure_pace(largest, choose_device())
