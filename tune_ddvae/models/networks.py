@@ -1,4 +1,4 @@
-"""Encoders and decoders of arXiv:1812.02833, appendix C; the data's name picks the pair.
+"""Encoders and decoders as in arXiv:1812.02833; the name of the data picks the pair.
 
 An encoder takes points (batch *shape) to mean and scale (batch latent). A decoder takes codes
 (batch latent) to the likelihood's parameters, each (batch *shape): a location or logits, and a
