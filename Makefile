@@ -46,7 +46,8 @@ check: $(STAMPS)/setup  ## lint, types, import rule
 	$(BIN)/lint-imports
 
 bench: $(STAMPS)/data  ## the figures of the README, each beside its plain version or limit
-	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; \
+	    $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
 
 clean:  ## remove what make made, but no study
 	rm -rf $(VENV) $(STAMPS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info build dist

@@ -29,16 +29,26 @@ with work left, 130 interrupted, 143 terminated."""
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of a whole trial.")
 @click.option("--first-rung", help="Epochs before any trial is stopped early, or none.")
 @click.option("--max-concurrent", type=click.IntRange(min=1), help="Most trials at once.")
-@click.option("--cpus-per-trial", type=click.FloatRange(min=0, min_open=True))
+@click.option(
+    "--cpus-per-trial", type=click.FloatRange(min=0, min_open=True), help="What one takes."
+)
 @click.option("--gpus-per-trial", type=click.FloatRange(min=0), help="May be a fraction.")
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The study's seed."
+)
 @click.option("--storage", default="./studies", show_default=True, help="Where studies are kept.")
 @click.option("--tracking-uri", help="MLflow; default MLFLOW_TRACKING_URI, else SQLite in storage.")
 @click.option("--data-dir", type=click.Path(), help="Where the data set's files are.")
 @click.option("--address", help="Join the Ray cluster at this address.")
 @click.option("--name", "study_name", help="Keep the study under this name.")
-@click.option("--set", "settings", multiple=True, metavar="PART/FIELD=VALUE", help="Repeatable.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="PART/FIELD=VALUE",
+    help="Fix any field for all trials; repeatable.",
+)
 @click.option("--no-published", is_flag=True, help="Do not train published settings first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result (or plan) as JSON.")
 def main(

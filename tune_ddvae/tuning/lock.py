@@ -49,5 +49,5 @@ def _described(holder: Path) -> str:
         facts = json.loads(holder.read_text(encoding="utf-8"))
         started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
         return f"process {facts['pid']} on {facts['host']}, started {started}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "an unknown process"

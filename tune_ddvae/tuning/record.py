@@ -277,9 +277,19 @@ def open_record(
         about: Versions, commit, seed and the like, kept from the first start.
 
     Raises:
-        RecordError: The record holds a different study under this name; shows the difference.
+        RecordError: The record holds a different study under this name; shows the difference. Or it
+            cannot be read.
     """
-    identity = {**identity, "record_format": FORMAT}
+    try:
+        return _opened(url, name, spec, {**identity, "record_format": FORMAT}, about)
+    except SQLAlchemyError as error:
+        cause = getattr(error, "orig", None) or error
+        raise RecordError(f"the record {url} cannot be opened: {cause}") from error
+
+
+def _opened(
+    url: str, name: str, spec: StudySpec, identity: Identity, about: Mapping[str, Value]
+) -> Record:
     engine_kwargs = {"pool_pre_ping": True}
     if url.startswith("sqlite"):
         engine_kwargs["connect_args"] = {"timeout": 60}  # type: ignore[assignment]

@@ -156,7 +156,8 @@ def _holds(dist: BaseDistribution, value: Value) -> bool:
     if isinstance(dist, CategoricalDistribution):
         return value in dist.choices
     if isinstance(dist, FloatDistribution | IntDistribution) and isinstance(value, int | float):
-        return dist.low <= value <= dist.high
+        steps = (value - dist.low) / dist.step if dist.step else 0.0
+        return dist.low <= value <= dist.high and abs(steps - round(steps)) < 1e-8
     return False
 
 

@@ -25,6 +25,9 @@ from tune_ddvae.tuning.tracking import Outcome, Tracker
 from tune_ddvae.tuning.tracking import Summary as Tracked
 from tune_ddvae.tuning.trials import State
 
+PATIENCE_S = 30.0  # for a tracking server that is slow to take the last of it
+HASTE_S = 8.0  # the same after a signal: Slurm and Kubernetes give 30 s in all
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -151,7 +154,8 @@ def _train(
         raise
     finally:
         with console.status("bringing MLflow up to date"):
-            tracked = tracker.finish(_outcome(study, switch.reason), switch.reason)
+            patience_s = PATIENCE_S if exit_code_of(switch.reason) is None else HASTE_S
+            tracked = tracker.finish(_outcome(study, switch.reason), switch.reason, patience_s)
     return tracked
 
 

@@ -12,6 +12,7 @@ import psutil
 from tune_ddvae.errors import StorageError
 
 MAX_SLUG = 40
+NOT_IN_ADDRESSES = frozenset("?%#")  # SQLAlchemy and MLflow read these as other than part of a path
 # File systems on which SQLite's shared-memory log (WAL) does not work.
 NETWORK_FILE_SYSTEMS = frozenset(
     ("nfs", "nfs4", "lustre", "cifs", "smb3", "smbfs", "ceph", "beegfs", "gpfs", "fuse.sshfs", "9p")
@@ -25,12 +26,20 @@ def slug(name: str) -> str:
     if plain == name:
         return plain
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{plain}-{digest}" if plain else digest
+    return f"{plain or 'study'}--{digest}"  # no plain name has two dashes running
 
 
 def absolute(storage: str | Path) -> Path:
-    """The folder that the user means, absolute, with ~ expanded."""
-    return Path(storage).expanduser().absolute()
+    """The folder that the user means, absolute, with ~ expanded.
+
+    Raises:
+        StorageError: The address of a database in it could not be written down.
+    """
+    folder = Path(storage).expanduser().absolute()
+    odd = NOT_IN_ADDRESSES.intersection(str(folder))
+    if odd:
+        raise _unusable(folder, f"{' '.join(sorted(odd))} in its path")
+    return folder
 
 
 def planned_folder(storage: str | Path) -> Path:

@@ -1,0 +1,121 @@
+import errno
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tune_ddvae.errors import StorageError, StudyLockedError
+from tune_ddvae.tuning.lock import sole_driver
+
+ROOT = Path(__file__).parents[2]
+# Holds the lock with a child of its own alive, as a driver holds it with its workers.
+HOLDER = """
+import subprocess, sys
+from pathlib import Path
+from tune_ddvae.tuning.lock import sole_driver
+with sole_driver(Path(sys.argv[1])):
+    child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
+    print(child.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the folder; ended with its child when the test is."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    child = int(process.stdout.readline())
+    yield process
+    process.kill()
+    process.communicate()
+    os.kill(child, signal.SIGKILL)
+
+
+def acquire(folder: Path) -> None:
+    with sole_driver(folder):
+        pass
+
+
+def test_a_second_driver_is_refused_with_the_holders_host_process_and_start(holder, tmp_path):
+    with pytest.raises(StudyLockedError) as refused:
+        acquire(tmp_path)
+    message = str(refused.value)
+    assert f"process {holder.pid} on {socket.gethostname()}" in message
+    stamp = re.search(r"started (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", message).group(1)
+    started = time.mktime(time.strptime(stamp, "%Y-%m-%d %H:%M:%S"))
+    assert abs(time.time() - started) < 60
+    assert "--name" in message
+
+
+def test_being_refused_leaves_the_holder_undisturbed(holder, tmp_path):
+    before = (tmp_path / "driver.json").read_text()
+    for _ in range(2):
+        with pytest.raises(StudyLockedError):
+            acquire(tmp_path)
+    assert (tmp_path / "driver.json").read_text() == before
+
+
+def test_a_killed_holder_frees_the_study_though_its_children_live(holder, tmp_path):
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / "driver.json").exists()
+    with sole_driver(tmp_path):
+        assert json.loads((tmp_path / "driver.json").read_text())["pid"] == os.getpid()
+
+
+def test_a_frozen_holder_keeps_the_study_and_the_message_says_so(holder, tmp_path):
+    holder.send_signal(signal.SIGSTOP)
+    with pytest.raises(StudyLockedError, match="a frozen one holds the study too"):
+        acquire(tmp_path)
+
+
+def test_a_study_can_be_held_again_once_let_go(tmp_path):
+    acquire(tmp_path)
+    assert not (tmp_path / "driver.json").exists()
+    acquire(tmp_path)
+
+
+def test_an_error_while_holding_travels_and_lets_go(tmp_path):
+    with pytest.raises(OSError, match="disk"), sole_driver(tmp_path):
+        raise OSError("disk")
+    acquire(tmp_path)
+
+
+@pytest.mark.parametrize("left", ["", "{", "{}", "[]", "null", '{"started": "?", "pid": 1}'])
+def test_a_drivers_note_that_cannot_be_read_is_no_obstacle(left, tmp_path):
+    with sole_driver(tmp_path):
+        (tmp_path / "driver.json").write_text(left)
+        with pytest.raises(StudyLockedError, match="an unknown process"):
+            acquire(tmp_path)
+    (tmp_path / "driver.json").write_text(left)
+    acquire(tmp_path)
+
+
+def test_two_studies_do_not_stand_in_each_others_way(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with sole_driver(tmp_path / "a"), sole_driver(tmp_path / "b"):
+        pass
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StorageError, match=re.escape(f"{tmp_path} is on a file system without")):
+        acquire(tmp_path)

@@ -1,0 +1,64 @@
+import signal
+
+import pytest
+
+from tune_ddvae import exit_codes
+from tune_ddvae.tuning.engine import StopSwitch
+from tune_ddvae.tuning.signals import exit_code_of, signals_stop, terminate_cleanly
+
+SIGNALS = [
+    (signal.SIGINT, "interrupted", exit_codes.INTERRUPTED),
+    (signal.SIGTERM, "terminated", exit_codes.TERMINATED),
+]
+
+
+@pytest.fixture(autouse=True)
+def handlers_as_before():
+    before = {number: signal.getsignal(number) for number, *_ in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "reason", "code"), SIGNALS)
+def test_a_signal_asks_for_the_end_and_interrupts_nothing(number, reason, code):
+    switch = StopSwitch()
+    with signals_stop(switch):
+        signal.raise_signal(number)
+    assert switch.is_set()
+    assert switch.reason == reason
+    assert exit_code_of(switch.reason) == code
+
+
+@pytest.mark.parametrize(("number", "reason", "code"), SIGNALS)
+def test_a_second_signal_ends_the_process_at_once_with_its_own_code(number, reason, code):
+    switch = StopSwitch()
+    with pytest.raises(SystemExit) as ended, signals_stop(switch):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
+    assert ended.value.code == code
+    assert switch.reason == "interrupted"
+
+
+def test_signals_mean_afterwards_what_they_meant_before():
+    before = [signal.getsignal(number) for number, *_ in SIGNALS]
+    with pytest.raises(ZeroDivisionError), signals_stop(StopSwitch()):
+        raise ZeroDivisionError
+    assert [signal.getsignal(number) for number, *_ in SIGNALS] == before
+
+
+def test_other_ends_have_no_signals_exit_code():
+    for reason in ("", "complete", "out of time", "the same error again and again: x"):
+        assert exit_code_of(reason) is None
+
+
+def test_termination_unwinds_the_stack_so_that_what_is_held_is_let_go():
+    let_go = []
+    terminate_cleanly()
+    with pytest.raises(SystemExit) as ended:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            let_go.append("lock")
+    assert ended.value.code == exit_codes.TERMINATED
+    assert let_go == ["lock"]
