@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow.entities import ViewType
@@ -76,10 +78,27 @@ def start(study, folder: Path, *words: str, env=None) -> subprocess.Popen:
     )
 
 
-def run(study, folder: Path, *words: str, timeout_s: float = 240.0, env=None):
+@contextmanager
+def driving(study, folder: Path, *words: str, env=None) -> Iterator[subprocess.Popen]:
+    """A driver that does not outlive a test that fails."""
     driver = start(study, folder, *words, env=env)
+    try:
+        yield driver
+    finally:
+        if driver.poll() is None:
+            driver.kill()
+        driver.communicate(timeout=30)
+
+
+def ended(driver: subprocess.Popen, timeout_s: float = 120.0) -> subprocess.CompletedProcess:
+    """The driver once it has ended by itself."""
     out, err = driver.communicate(timeout=timeout_s)
     return subprocess.CompletedProcess(driver.args, driver.returncode, out, err)
+
+
+def run(study, folder: Path, *words: str, timeout_s: float = 240.0, env=None):
+    with driving(study, folder, *words, env=env) as driver:
+        return ended(driver, timeout_s)
 
 
 def record_path(folder: Path, name: str) -> Path:
@@ -95,22 +114,38 @@ def trials_of(folder: Path, name: str) -> list[Trial]:
     return found
 
 
-def num_rows(folder: Path, name: str) -> int:
+def trials_so_far(folder: Path, name: str) -> list[Trial]:
+    """The trials of a study that may not have come to making its record yet."""
     if not (record_path(folder, name) / "record.db").exists():
-        return 0
+        return []
     try:
-        return sum(len(trial.rows) for trial in trials_of(folder, name))
+        return trials_of(folder, name)
     except Exception:  # noqa: BLE001 - the driver is just making its tables
-        return 0
+        return []
+
+
+def num_rows(folder: Path, name: str) -> int:
+    return sum(len(trial.rows) for trial in trials_so_far(folder, name))
+
+
+def wait_until(
+    driver: subprocess.Popen, is_so: Callable[[], bool], timeout_s: float = 120.0
+) -> bool:
+    """Wait while the driver runs until something is so; whether it came to be so."""
+    until = time.monotonic() + timeout_s
+    while driver.poll() is None:
+        if is_so():
+            return True
+        if time.monotonic() > until:
+            driver.kill()
+            raise AssertionError(f"waited for {timeout_s:g} s: {driver.communicate(timeout=5)}")
+        time.sleep(0.02)  # the record is what is awaited; it has no event to wait on
+    return False
 
 
 def kill_after(driver: subprocess.Popen, folder: Path, name: str, rows: int, how: int) -> bool:
     """Signal the driver once the record holds so many rows; whether it was still running."""
-    until = time.monotonic() + 120
-    while driver.poll() is None and num_rows(folder, name) < rows:
-        assert time.monotonic() < until, driver.communicate(timeout=5)
-        time.sleep(0.02)  # the record is what is awaited; it has no event to wait on
-    if driver.poll() is not None:
+    if not wait_until(driver, lambda: num_rows(folder, name) >= rows):
         return False
     driver.send_signal(how)
     return True
@@ -143,8 +178,8 @@ def without_seconds(metrics):
 class Tracked:
     """A study as MLflow shows it."""
 
-    def __init__(self, folder: Path, name: str, experiment: str) -> None:
-        self.client = MlflowClient(f"sqlite:///{folder / 'studies' / 'mlflow.db'}")
+    def __init__(self, folder: Path, name: str, experiment: str, uri: str | None = None) -> None:
+        self.client = MlflowClient(uri or f"sqlite:///{folder / 'studies' / 'mlflow.db'}")
         found = self.client.get_experiment_by_name(experiment)
         runs = self.client.search_runs(
             [found.experiment_id], run_view_type=ViewType.ALL, max_results=1000
@@ -188,6 +223,8 @@ def result(done: subprocess.CompletedProcess) -> dict:
 __all__ = [
     "Tracked",
     "command",
+    "driving",
+    "ended",
     "kill_after",
     "num_rows",
     "outcome",
@@ -197,5 +234,8 @@ __all__ = [
     "signal",
     "start",
     "trials_of",
+    "trials_so_far",
+    "wait_until",
+    "without_seconds",
     "write_tiny",
 ]

@@ -16,7 +16,7 @@ COMMANDS = click.Group(
 
 def main() -> NoReturn:
     """Entry point of the console script."""
-    run(COMMANDS)
+    run(COMMANDS, "tune-ddvae")
 
 
 if __name__ == "__main__":

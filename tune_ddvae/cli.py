@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import click
@@ -10,10 +12,15 @@ from tune_ddvae import exit_codes
 from tune_ddvae.errors import DdvaeError
 
 
-def run(command: click.Command) -> NoReturn:
-    """Run a command; only our own bugs end in a traceback."""
+def run(command: click.Command, name: str) -> NoReturn:
+    """Run a command that the user calls by that name; only our own bugs end in a traceback."""
     try:
-        code = command.main(standalone_mode=False)
+        # Not command.main: that ends with 1 where the reader of our output has gone.
+        code = exit_codes.COMPLETE
+        with reader_may_go(), command.make_context(name, sys.argv[1:]) as context:
+            command.invoke(context)
+    except click.exceptions.Exit as error:  # --help and the like
+        code = error.exit_code
     except click.ClickException as error:
         error.show()
         code = exit_codes.REFUSED
@@ -23,7 +30,14 @@ def run(command: click.Command) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         code = exit_codes.INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone, as with | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = exit_codes.COMPLETE
     sys.exit(code)
+
+
+@contextmanager
+def reader_may_go() -> Iterator[None]:
+    """Let the reader of our output go, as with ``| head``: what is left is said to nobody."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from tune_ddvae.catalogue import StudyFile, find_study, known_studies
+from tune_ddvae.cli import reader_may_go
 from tune_ddvae.config import Value, parse_value
 from tune_ddvae.errors import ConfigError
 from tune_ddvae.spec import StudySpec
@@ -160,10 +161,11 @@ def _run(
         return
     request = make_request(file, spec, asked, console)
     ended = run_session(request, console)
-    if as_json:
-        click.echo(json.dumps(ended.summary.to_json(), indent=2))
-    else:
-        summary.show(ended.summary, console)
+    with reader_may_go():  # the exit code is said in any case
+        if as_json:
+            click.echo(json.dumps(ended.summary.to_json(), indent=2))
+        else:
+            summary.show(ended.summary, console)
     sys.exit(ended.exit_code)
 
 
@@ -217,4 +219,4 @@ def _words() -> list[str]:
 if __name__ == "__main__":
     from tune_ddvae.cli import run
 
-    run(main)
+    run(main, "python -m tune_ddvae.study")

@@ -53,7 +53,9 @@ def main(num_trials: int, epochs: int) -> None:
     each_s = training_s / num_trials
     click.echo(f"{num_trials} trials of {each_s:.1f} s in {SLOTS} slots: {wall_s:.1f} s")
     click.echo(f"wall / (training time / slots): {wall_s / (training_s / SLOTS):.3f}")
-    click.echo(f"from one trial's end to the next one's first step: {statistics.median(gaps):.3f} s")
+    click.echo(
+        f"from one trial's end to the next one's first step: {statistics.median(gaps):.3f} s"
+    )
 
 
 if __name__ == "__main__":

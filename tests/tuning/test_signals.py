@@ -1,3 +1,4 @@
+import contextlib
 import signal
 
 import pytest
@@ -33,9 +34,10 @@ def test_a_signal_asks_for_the_end_and_interrupts_nothing(number, reason, code):
 @pytest.mark.parametrize(("number", "reason", "code"), SIGNALS)
 def test_a_second_signal_ends_the_process_at_once_with_its_own_code(number, reason, code):
     switch = StopSwitch()
-    with pytest.raises(SystemExit) as ended, signals_stop(switch):
+    with signals_stop(switch):
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(number)
+        with pytest.raises(SystemExit) as ended:
+            signal.raise_signal(number)
     assert ended.value.code == code
     assert switch.reason == "interrupted"
 
@@ -55,10 +57,9 @@ def test_other_ends_have_no_signals_exit_code():
 def test_termination_unwinds_the_stack_so_that_what_is_held_is_let_go():
     let_go = []
     terminate_cleanly()
-    with pytest.raises(SystemExit) as ended:
-        try:
-            signal.raise_signal(signal.SIGTERM)
-        finally:
-            let_go.append("lock")
+    with contextlib.ExitStack() as held:
+        ended = held.enter_context(pytest.raises(SystemExit))
+        held.callback(let_go.append, "lock")
+        signal.raise_signal(signal.SIGTERM)
     assert ended.value.code == exit_codes.TERMINATED
     assert let_go == ["lock"]

@@ -132,12 +132,12 @@ def test_the_watchdog_is_armed_at_most_once_a_second(monkeypatch):
     monkeypatch.setattr(
         faulthandler,
         "dump_traceback_later",
-        lambda s, exit: armed.append((s, exit)),
+        lambda s, **how: armed.append((s, how)),
     )
     watchdog = Watchdog(600.0)
     for _ in range(1000):
         watchdog()
-    assert armed == [(600.0, True)]
+    assert armed == [(600.0, {"exit": True})]
     watchdog.rest()
     watchdog()
     assert len(armed) == 2

@@ -7,9 +7,11 @@ Tune's own restore, snapshots, loggers and signal handlers are off: the record d
 
 import logging
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,11 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Stopp
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+import tune_ddvae
+from tune_ddvae import exit_codes
 from tune_ddvae.errors import ResourceError
 from tune_ddvae.tuning.live import LiveStudy
+from tune_ddvae.tuning.losses import Loss, judge
 from tune_ddvae.tuning.resources import Available, Slots
 from tune_ddvae.tuning.trainable import ASSIGNMENT, REPORT, TrialTrainable
 from tune_ddvae.tuning.trials import Assignment
@@ -109,7 +114,7 @@ class StudySearcher(InDriver, Searcher):
         self._slots = slots
         self._switch = switch
         self._attempts: dict[str, str] = {}  # Tune's trial id -> attempt
-        self.losses: dict[str, str] = {}
+        self.losses: dict[str, Loss] = {}
 
     def suggest(self, trial_id: str) -> Any:  # Ray's annotation knows no FINISHED
         """The next assignment; None while all slots are taken."""
@@ -133,7 +138,8 @@ class StudySearcher(InDriver, Searcher):
         if attempt is None:
             return
         if error:
-            self._study.lose_attempt(attempt, self.losses.pop(trial_id, "no cause was given"))
+            loss = self.losses.pop(trial_id, judge(""))
+            self._study.lose_attempt(attempt, loss.reason, counts=loss.counts)
         else:
             self._study.end_attempt(attempt)
 
@@ -166,7 +172,7 @@ class StudyScheduler(InDriver, TrialScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Remember why the worker was lost; the searcher hears of the loss next."""
         searcher: StudySearcher = tune_controller.search_alg.searcher
-        searcher.losses[trial.trial_id] = describe_loss(trial)
+        searcher.losses[trial.trial_id] = loss_of(trial)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Nothing to prepare."""
@@ -246,20 +252,11 @@ class StudyStopper(InDriver, Stopper):
         return self._switch.is_set()
 
 
-def describe_loss(trial: Any) -> str:
-    """What probably happened to a worker, from what Ray wrote down."""
-    text = ""
-    if trial.error_file and Path(trial.error_file).is_file():
-        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
-    lowered = text.lower()
-    if "out of memory" in lowered or "oom" in lowered or "memory pressure" in lowered:
-        return "likely out of memory: ask for fewer trials at once with --max-concurrent"
-    if "node" in lowered and ("died" in lowered or "dead" in lowered) and "actor" not in lowered:
-        return "its node died"
-    if "sigkill" in lowered or "connection error code 2" in lowered or "killed" in lowered:
-        return "killed from outside (signal 9), likely for want of memory"
-    last = [line.strip() for line in text.splitlines() if line.strip()]
-    return last[-1][:200] if last else "no cause was given"
+def loss_of(trial: Any) -> Loss:
+    """Why a worker was lost, from the file in which Ray wrote it down."""
+    if not trial.error_file or not Path(trial.error_file).is_file():
+        return judge("")
+    return judge(Path(trial.error_file).read_text(encoding="utf-8", errors="replace"))
 
 
 def _assignment(trial: Any) -> Assignment:
@@ -288,7 +285,8 @@ def join_cluster(address: str) -> Available:
     """
     os.environ.update(ENVIRONMENT)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _on_our_terms():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResourceError(
             f"no Ray cluster answers at --address {address} ({error}); start one with `ray start "
@@ -303,13 +301,32 @@ def start_ray() -> None:
     os.environ.update(ENVIRONMENT)
     if ray.is_initialized():
         return
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=200_000_000,
-    )
+    with _on_our_terms():
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=200_000_000,
+        )
+
+
+@contextmanager
+def _on_our_terms() -> Iterator[None]:
+    """Let ``ray.init`` change neither what SIGTERM does nor which code the workers run.
+
+    It puts in a SIGTERM handler of its own, which exits with 15 and records nothing. And it puts the
+    current folder first on its workers' path: a package of our name that lies there would win over
+    us in the workers, so that folder has to be the one that we come from.
+    """
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        with chdir(Path(tune_ddvae.__file__).parent.parent):
+            yield
+    except SystemExit as error:  # a signal came while Ray was starting
+        raise SystemExit(exit_codes.TERMINATED) from error
+    finally:
+        signal.signal(signal.SIGTERM, ours)
 
 
 def stop_ray() -> None:

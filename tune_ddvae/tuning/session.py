@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,6 +169,7 @@ def _run_engine(
     study.record.begin_session()
     slots = request.slots
     with (
+        redirect_stdout(console.file),  # Ray prints of lost workers, and --json owns our stdout
         signals_stop(switch),
         _budget(request.hours, study, switch),
         Progress(study, console, slots=slots.concurrent, hours=request.hours),

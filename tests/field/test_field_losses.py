@@ -1,0 +1,112 @@
+"""Workers that are killed from outside, as the system does when memory runs out."""
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from tests.studies import (
+    Tracked,
+    driving,
+    ended,
+    result,
+    trials_of,
+    trials_so_far,
+    wait_until,
+    write_tiny,
+)
+from tune_ddvae import exit_codes
+from tune_ddvae.tuning.trials import State
+
+pytestmark = [pytest.mark.field, pytest.mark.timeout(280)]
+
+UNLUCKY, DOOMED = 0, 1  # one loses its worker once, the other one each time it returns
+LOSS_LIMIT = 3
+EPOCHS = 200  # some 10 s, so that a worker can be killed at its work
+
+
+class Killer:
+    """Kills the workers of two trials as the record names them."""
+
+    def __init__(self, folder, driver):
+        self._folder = folder
+        self._driver = driver
+        self.killed = {UNLUCKY: [], DOOMED: []}
+
+    def watch(self):
+        """Kill until the doomed trial has ended."""
+        assert wait_until(self._driver, lambda: self._strike(UNLUCKY, at_most=1))
+        assert wait_until(self._driver, lambda: self._strike(DOOMED, at_most=LOSS_LIMIT + 1))
+
+    def _strike(self, number, at_most):
+        """Kill the trial's worker, if it is a new one; whether that was the last time."""
+        trials = trials_so_far(self._folder, "tiny")
+        if number >= len(trials):
+            return False
+        trial, struck = trials[number], self.killed[number]
+        pid = trial.facts.get("pid")
+        if trial.state is State.UNFINISHED and pid is not None and pid not in struck:
+            struck.append(pid)
+            os.kill(pid, signal.SIGKILL)
+        return len(struck) == at_most
+
+
+@pytest.fixture(scope="module")
+def bereft(tmp_path_factory, ready_tracking, ray_address):
+    folder = tmp_path_factory.mktemp("bereft")
+    study = write_tiny(folder, trials=4)
+    words = ["--epochs", EPOCHS, "--first-rung", "none", "--max-concurrent", 2]
+    words += ["--cpus-per-trial", 1, "--json", "--address", ray_address]
+    with driving(study, folder, *words) as driver:
+        killer = Killer(folder, driver)
+        killer.watch()
+        done = ended(driver)
+    assert done.returncode == exit_codes.COMPLETE, done.stderr
+    tracked = Tracked(folder, "tiny", "tiny")
+    return killer, trials_of(folder, "tiny"), tracked, result(done), done.stderr
+
+
+def test_a_trial_that_loses_its_worker_once_is_finished_by_another(bereft):
+    killer, trials, tracked, _, err = bereft
+    unlucky = trials[UNLUCKY]
+    assert unlucky.state is State.COMPLETE
+    assert unlucky.losses == 1
+    assert unlucky.facts["pid"] not in killer.killed[UNLUCKY]
+    assert tracked.children[UNLUCKY].data.tags["losses"] == "1"
+    assert "trial 0 lost its worker (likely out of memory (or killed from outside" in err
+
+
+def test_a_trial_whose_worker_is_lost_each_time_fails_and_says_why(bereft):
+    killer, trials, tracked, found, _ = bereft
+    doomed = trials[DOOMED]
+    assert len(killer.killed[DOOMED]) == LOSS_LIMIT + 1
+    assert doomed.state is State.FAILED
+    assert doomed.reason.startswith("worker lost 4 times; last: likely out of memory (or killed")
+    run = tracked.children[DOOMED]
+    assert run.info.status == "FAILED"
+    assert run.data.tags["reason"] == doomed.reason
+    assert run.data.tags["losses"] == "4"
+    assert [group["numbers"] for group in found["groups"]] == [[DOOMED]]
+
+
+def test_the_other_trials_do_not_suffer(bereft):
+    _, trials, _, found, _ = bereft
+    assert len(trials) == 4
+    for trial in trials[2:]:
+        assert trial.state is State.COMPLETE
+        assert trial.losses == 0
+        assert list(trial.rows) == list(range(1, EPOCHS + 1))
+    assert found["findings"]
+
+
+def test_a_retry_is_no_new_run_and_repeats_no_step(bereft):
+    _, trials, tracked, _, _ = bereft
+    tracked.assert_equals(trials)
+    assert tracked.parent.info.status == "FINISHED"
+
+
+def test_every_killed_worker_is_gone(bereft):
+    killer, *_ = bereft
+    for pids in killer.killed.values():
+        assert not any(psutil.pid_exists(pid) for pid in pids)
