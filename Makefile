@@ -1,5 +1,5 @@
-# Every command does its own set-up, once. Nothing outside this folder is touched, but for the data
-# set's own package, and that only as root on Debian (make data).
+# Every command does its own set-up, once. Nothing outside this folder is touched, but for two packages,
+# and those only as root on Debian: the data set's own (make data) and PostgreSQL (make test-field).
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -37,6 +37,10 @@ test: $(STAMPS)/setup  ## all tests but the long ones
 	$(BIN)/python -m pytest -m "not field"
 
 test-field: $(STAMPS)/data  ## the tests that need more real studies
+	@if ls /usr/lib/postgresql/*/bin/pg_ctl >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq postgresql \
+	        || echo "no PostgreSQL to be had: its own tests are skipped"; fi
 	$(BIN)/python -m pytest -m field
 
 check: $(STAMPS)/setup  ## lint, types, import rule

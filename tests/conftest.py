@@ -24,6 +24,15 @@ def workplace(tmp_path, ready_tracking) -> Path:
 
 
 @pytest.fixture(scope="session")
+def server():
+    """A PostgreSQL server of the tests' own, where its programs are installed."""
+    from tests.postgres import running
+
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def ray_address():
     """One Ray for all studies of the tests: starting one takes seconds."""
     import ray

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -199,6 +200,11 @@ class Tracked:
     def history(self, run, metric: str) -> list[tuple[int, float]]:
         points = self.client.get_metric_history(run.info.run_id, metric)
         return sorted((point.step, point.value) for point in points)
+
+    def artifact(self, run, name: str) -> str:
+        """Content of one of a run's files."""
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self.client.download_artifacts(run.info.run_id, name, folder)).read_text()
 
     def assert_equals(self, trials: list[Trial]) -> None:
         """Each trial one child, each evaluation one point: no gap, no double, nothing running."""

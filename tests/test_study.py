@@ -6,8 +6,18 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from tests import studies
-from tests.studies import Tracked, kill_after, outcome, result, run, start, trials_of, write_tiny
+from tests.studies import (
+    Tracked,
+    kill_after,
+    outcome,
+    result,
+    run,
+    start,
+    trials_of,
+    trials_so_far,
+    wait_until,
+    write_tiny,
+)
 from tune_ddvae import exit_codes
 from tune_ddvae.catalogue import find_study
 from tune_ddvae.config import from_flat
@@ -101,7 +111,13 @@ def test_ctrl_c_and_then_the_same_command_carries_trials_over(workplace):
     study = write_tiny(workplace, trials=8, first=("beta_0_alpha_1",))
     words = ("--max-concurrent", "2", "--cpus-per-trial", "1")
     driver = start(study, workplace, *words)
-    assert kill_after(driver, workplace, "tiny", 30, signal.SIGINT)
+    assert wait_until(
+        driver,
+        lambda: any(
+            trial.state is not State.UNFINISHED for trial in trials_so_far(workplace, "tiny")
+        ),
+    )
+    driver.send_signal(signal.SIGINT)
     _, err = driver.communicate(timeout=30)
     assert driver.returncode == exit_codes.INTERRUPTED, err
     tracked = Tracked(workplace, "tiny", "tiny")
@@ -255,6 +271,3 @@ def test_every_exit_code_is_documented_in_the_help():
     assert "143 terminated" in shown
     for code in (0, 1, 2, 3, 130, 143):
         assert re.search(rf"\b{code}\s+[a-z]", shown)
-
-
-_ = studies

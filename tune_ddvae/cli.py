@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 import click
+from rich.console import Console
 
 from tune_ddvae import exit_codes
 from tune_ddvae.errors import DdvaeError
@@ -40,4 +41,17 @@ def reader_may_go() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout.fileno())
+
+
+class PatientConsole(Console):
+    """Falls silent where its reader has gone; Rich's own would end the command with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Say what is left to nobody."""
+        self.quiet = True
+        _silence(self.file.fileno())
+
+
+def _silence(file_descriptor: int) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file_descriptor)

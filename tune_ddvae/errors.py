@@ -37,6 +37,10 @@ class StudyLockedError(RecordError):
     """Another live driver holds the study; the message says which host, process and since when."""
 
 
+class RecordLostError(RecordError):
+    """The record's server went away in the middle of a study, and did not come back in time."""
+
+
 class StorageError(DdvaeError, OSError):
     """The storage folder cannot be written to, or cannot hold a record."""
 

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from tune_ddvae.catalogue import StudyFile, find_study, known_studies
-from tune_ddvae.cli import reader_may_go
+from tune_ddvae.cli import PatientConsole, reader_may_go
 from tune_ddvae.config import Value, parse_value
 from tune_ddvae.errors import ConfigError
 from tune_ddvae.spec import StudySpec
@@ -39,6 +39,7 @@ with work left, 130 interrupted, 143 terminated."""
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The study's seed."
 )
 @click.option("--storage", default="./studies", show_default=True, help="Where studies are kept.")
+@click.option("--record", metavar="URL", help="Keep the record in a PostgreSQL database.")
 @click.option("--tracking-uri", help="MLflow; default MLFLOW_TRACKING_URI, else SQLite in storage.")
 @click.option("--data-dir", type=click.Path(), help="Where the data set's files are.")
 @click.option("--address", help="Join the Ray cluster at this address.")
@@ -67,6 +68,7 @@ def main(
     hours: float | None,
     seed: int,
     storage: str,
+    record: str | None,
     tracking_uri: str | None,
     data_dir: str | None,
     address: str | None,
@@ -103,6 +105,7 @@ def main(
         "cpus_per_trial": cpus_per_trial,
         "gpus_per_trial": gpus_per_trial,
         "storage": storage,
+        "record": record,
         "tracking_uri": tracking_uri,
         "data_dir": data_dir,
         "address": address,
@@ -145,7 +148,7 @@ def _run(
     as_json: bool,
 ) -> None:
     # Ray, MLflow and torch take seconds to load: a wrong word never waits for them.
-    from tune_ddvae.tuning import plan, summary
+    from tune_ddvae.tuning import plan_screen, summary_screen
     from tune_ddvae.tuning.assemble import Options, make_plan, make_request
     from tune_ddvae.tuning.session import run_session
     from tune_ddvae.tuning.signals import terminate_cleanly
@@ -157,7 +160,7 @@ def _run(
         if as_json:
             click.echo(json.dumps(planned.to_json(), indent=2))
         else:
-            console.print(plan.render(planned))
+            console.print(plan_screen.render(planned))
         return
     request = make_request(file, spec, asked, console)
     ended = run_session(request, console)
@@ -165,13 +168,13 @@ def _run(
         if as_json:
             click.echo(json.dumps(ended.summary.to_json(), indent=2))
         else:
-            summary.show(ended.summary, console)
+            summary_screen.show(ended.summary, console)
     sys.exit(ended.exit_code)
 
 
 def _console(*, as_json: bool) -> Console:
     """Where people read; results go to stdout alone under --json."""
-    console = Console(stderr=as_json)
+    console = PatientConsole(stderr=as_json)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = LOG_WIDTH  # a log has no edge, and a folded path cannot be copied
     return console

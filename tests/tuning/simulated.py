@@ -71,9 +71,17 @@ def metrics_at(config: dict, epoch: int) -> dict[str, float]:
     }
 
 
-def open_study(folder: Path, spec: StudySpec, *, trials: int = 15, seed: int = 0) -> LiveStudy:
+def open_study(
+    folder: Path,
+    spec: StudySpec,
+    *,
+    trials: int = 15,
+    seed: int = 0,
+    name: str = "simulated",
+    url: str | None = None,
+) -> LiveStudy:
     identity = {**spec.identity(), "seed": seed}
-    record = open_record(record_url(folder), "simulated", spec, identity, {})
+    record = open_record(url or record_url(folder), name, spec, identity, {})
     return LiveStudy(spec, record, Conditions(storage=folder, seed=seed, trials=trials))
 
 

@@ -1,71 +1,10 @@
 import dataclasses
-import io
 import json
-from pathlib import Path
 
-import pytest
-from rich.console import Console
-
-from tests.tuning.simulated import drive, make_spec, metrics_at, open_study
+from tests.tuning.screens import summed_up
 from tune_ddvae.tuning import ranking
-from tune_ddvae.tuning.record import record_url
-from tune_ddvae.tuning.summary import Summary, open_command, render, show, summarise
-from tune_ddvae.tuning.trials import Report, State
-
-COMMAND = "python -m tune_ddvae.study simulated --trials 15"
-
-
-def measure(config: dict, epoch: int) -> dict[str, float]:
-    metrics = metrics_at(config, epoch)
-    if epoch == 27:
-        metrics |= {f"test/{name}": 0.9 * value for name, value in metrics.items()}
-    return metrics
-
-
-def summed_up(study, **changes) -> Summary:
-    folder = study.conditions.storage
-    facts = {
-        "name": "simulated",
-        "folder": folder,
-        "record": record_url(folder),
-        "tracking_uri": f"sqlite:///{folder}/tracking.db",
-        "outcome": "complete",
-        "command": COMMAND,
-        "hours": 0.5,
-    }
-    return summarise(study, **{**facts, **changes})
-
-
-def screen(summary: Summary, width: int = 120) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    console.print(render(summary))
-    return console.file.getvalue()
-
-
-def fail_all(study) -> None:
-    """Two kinds of failure, the first at different epochs each time."""
-    while (assignment := study.next_assignment()) is not None:
-        kind, message = "DivergedError", f"training/kl is nan at epoch {assignment.number}"
-        if assignment.number == 2:
-            kind, message = "DataError", "no file /data/x"
-        report = Report(0, error_kind=kind, error=message, is_last=True)
-        study.take(assignment.attempt, report)
-        study.end_attempt(assignment.attempt)
-
-
-@pytest.fixture(scope="module")
-def driven(tmp_path_factory):
-    study = open_study(tmp_path_factory.mktemp("driven"), make_spec(), trials=10)
-    drive(study, measure)
-    yield study
-    study.record.close()
-
-
-@pytest.fixture
-def study(tmp_path):
-    study = open_study(tmp_path, make_spec(), trials=4)
-    yield study
-    study.record.close()
+from tune_ddvae.tuning.summary import open_command
+from tune_ddvae.tuning.trials import State
 
 
 def test_the_findings_are_the_pareto_set_with_every_value_unrounded(driven):
@@ -89,71 +28,6 @@ def test_the_checkpoint_named_is_the_one_that_gives_the_values(driven):
         assert (finding.best_checkpoint / "epoch").read_text() == str(best)
 
 
-def test_the_best_epoch_stands_beside_the_last(driven):
-    summary = summed_up(driven)
-    finding = summary.findings[0]
-    best = finding.best_epochs["sparsity/hoyer"]
-    assert best.value >= finding.values["sparsity/hoyer"]
-    assert f"{best.value:#.4g} @ {best.epoch}" in screen(summary)
-    assert f"{finding.values['sparsity/hoyer']:#.4g}" in screen(summary)
-
-
-def test_active_units_stand_beside_sparsity(driven):
-    lines = screen(summed_up(driven)).splitlines()
-    heads = next(line for line in lines if line.split()[:3] == ["hoyer", "hoyer", "hoyer"])
-    assert heads.split() == ["hoyer", "hoyer", "hoyer", "active", "iwae", "iwae", "iwae"]
-
-
-def test_one_metric_has_one_best_trial(tmp_path):
-    spec = make_spec(rank_by={"log_likelihood/iwae": "max"})
-    study = open_study(tmp_path, spec, trials=4)
-    drive(study)
-    summary = summed_up(study)
-    complete = [t for t in study.trials.values() if t.state is State.COMPLETE]
-    (finding,) = summary.findings
-    assert finding.number == max(complete, key=lambda t: t.values).number
-    assert "Best trial by log_likelihood/iwae (max)" in screen(summary)
-    assert "Pareto" not in screen(summary)
-    study.record.close()
-
-
-def test_a_complete_study_has_nothing_to_go_on_with(driven):
-    summary = summed_up(driven)
-    assert summary.is_complete
-    assert summary.continue_command is None
-    assert COMMAND not in screen(summary)
-
-
-def test_where_work_is_left_the_command_to_go_on_is_told(study):
-    drive_one = study.next_assignment()
-    study.take(drive_one.attempt, Report(1, metrics_at(dict(drive_one.config), 1)))
-    summary = summed_up(study, outcome="out of time")
-    assert summary.unfinished == {0: 1}
-    text = screen(summary)
-    assert COMMAND in text
-    assert "1 unfinished (trial 0 at 1/27): out of time; what it recorded is kept" in text
-    assert "No trial is complete (a whole one has 27 epochs), so none is best." in text
-    assert "1 evaluation is recorded" in text
-
-
-def test_where_nothing_was_reported_it_says_so(study):
-    text = screen(summed_up(study, outcome="out of time"))
-    assert "No trial finished its first evaluation, so nothing was found." in text
-    assert "0 of 4 trials were started" in text
-
-
-def test_failures_are_grouped_by_reason(study):
-    fail_all(study)
-    summary = summed_up(study)
-    assert [(g.state, g.numbers) for g in summary.groups] == [
-        (State.FAILED, (0, 1, 3)),
-        (State.FAILED, (2,)),
-    ]
-    text = screen(summary)
-    assert "3 failed (trials 0, 1, 3), the first: DivergedError: training/kl is nan at" in text
-    assert "1 failed (trial 2): DataError: no file /data/x" in text
-
-
 def test_stopped_trials_are_counted_by_rung(driven):
     summary = summed_up(driven)
     stopped = [g for g in summary.groups if g.state is State.STOPPED]
@@ -162,47 +36,11 @@ def test_stopped_trials_are_counted_by_rung(driven):
     assert sum(len(g.numbers) for g in stopped) == summary.counts[State.STOPPED]
 
 
-def test_trials_carried_over_are_counted(driven):
-    again = open_study(driven.conditions.storage, make_spec(), trials=10)
-    summary = summed_up(again, earlier_hours=2.0)
-    assert summary.carried_over == 10
-    assert "10 of them were carried over" in screen(summary)
-    assert "30 min in this session, 2 h in earlier ones" in screen(summary)
-    again.record.close()
-
-
-@pytest.mark.parametrize("width", [80, 120, 200])
-def test_tables_fit_the_screen(driven, width):
-    text = screen(summed_up(driven, folder=Path("/s")), width)
-    assert all(len(line) <= width for line in text.splitlines())
-    assert "…" not in text
-
-
-def test_shown_paths_and_commands_stay_on_one_line(driven):
-    summary = summed_up(driven)
-    console = Console(file=io.StringIO(), width=40)
-    show(summary, console)
-    lines = console.file.getvalue().splitlines()
-    assert f"  {summary.open_command}" in lines
-    for finding in summary.findings:
-        assert any(line.endswith(str(finding.checkpoint)) for line in lines)
-
-
 def test_a_database_is_opened_by_a_command_and_a_server_by_its_address():
     assert open_command("sqlite:////a b/tracking.db").endswith(
         " -m mlflow ui --backend-store-uri 'sqlite:////a b/tracking.db' --host 127.0.0.1"
     )
     assert open_command("https://tracking.example:5000") == "https://tracking.example:5000"
-
-
-def test_no_password_reaches_screen_or_json(driven):
-    summary = summed_up(
-        driven,
-        record="postgresql://me:s3cret@host/db",
-        tracking_uri="http://me:s3cret@tracking:5000",
-    )
-    assert "s3cret" not in screen(summary)
-    assert "s3cret" not in json.dumps(summary.to_json())
 
 
 def test_a_summary_is_plain_data_to_the_last_field(driven):

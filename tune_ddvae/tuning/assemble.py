@@ -17,6 +17,7 @@ from tune_ddvae.training.pace import measure_pace
 from tune_ddvae.tuning import provenance
 from tune_ddvae.tuning.engine import join_cluster
 from tune_ddvae.tuning.plan import Plan
+from tune_ddvae.tuning.postgresql import is_server, num_on_server, server_address
 from tune_ddvae.tuning.record import num_recorded, record_url
 from tune_ddvae.tuning.resources import Slots, local_resources, make_slots
 from tune_ddvae.tuning.session import Request
@@ -27,7 +28,12 @@ from tune_ddvae.tuning.storage import (
     slug,
     storage_folder,
 )
-from tune_ddvae.tuning.tracking import absolute_uri, check_tracking, default_tracking_uri
+from tune_ddvae.tuning.tracking import (
+    absolute_uri,
+    check_tracking,
+    default_tracking_uri,
+    without_password,
+)
 
 LONGEST_NAME = 400
 
@@ -43,6 +49,7 @@ class Options:
     cpus_per_trial: float | None
     gpus_per_trial: float | None
     storage: str
+    record: str | None  # address of a database on a server
     tracking_uri: str | None
     data_dir: str | None
     address: str | None
@@ -69,6 +76,10 @@ def _checked(file: StudyFile, spec: StudySpec, options: Options, console: Consol
     storage = planned_folder(options.storage)
     slots = _slots(options)
     data.place(spec.base.data, _path(options.data_dir))
+    folder = storage / slug(options.name)
+    record = record_url(folder) if options.record is None else server_address(options.record)
+    if is_server(record):
+        num_on_server(record, options.name)  # it answers, and would have us
     tracking_uri = absolute_uri(
         options.tracking_uri
         or os.environ.get("MLFLOW_TRACKING_URI")
@@ -81,10 +92,11 @@ def _checked(file: StudyFile, spec: StudySpec, options: Options, console: Consol
         experiment=file.name,
         question=file.question,
         spec=spec,
-        folder=storage / slug(options.name),
+        folder=folder,
+        record=record,
         tracking_uri=tracking_uri,
         data_checksum=data.checksum(spec.base.data, _path(options.data_dir)),
-        command=provenance.command("tune_ddvae.study", options.words),
+        command=provenance.command("tune_ddvae.study", map(without_password, options.words)),
         seed=options.seed,
         trials=spec.size.trials,
         hours=options.hours,
@@ -124,11 +136,15 @@ def make_plan(file: StudyFile, spec: StudySpec, options: Options, console: Conso
         trials=request.trials,
         hours=request.hours,
         seed=request.seed,
-        num_recorded=num_recorded(request.folder),
+        num_recorded=(
+            num_on_server(request.record, request.name)
+            if is_server(request.record)
+            else num_recorded(request.folder)
+        ),
         slots=request.slots,
         data_place=data.place(spec.base.data, _path(options.data_dir)),
         folder=request.folder,
-        record=record_url(request.folder),
+        record=request.record,
         tracking=request.tracking_uri,
         free_bytes=free_bytes(existing_parent(request.folder)),
         num_parameters=pace.num_parameters,

@@ -11,19 +11,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import AuthenticationError
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Stopper, TuneConfig
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 import tune_ddvae
 from tune_ddvae import exit_codes
-from tune_ddvae.errors import ResourceError
+from tune_ddvae.errors import RecordError, ResourceError
 from tune_ddvae.tuning.live import LiveStudy
 from tune_ddvae.tuning.losses import Loss, judge
 from tune_ddvae.tuning.resources import Available, Slots
@@ -228,9 +229,11 @@ class StudyCallback(InDriver, Callback):
         """Mark a checkpoint as whole: Ray copies file by file, so only an announced one counts."""
         storage = self._study.conditions.storage
         path = Path(checkpoint.path).relative_to(storage).as_posix()
-        self._study.take_checkpoint(
-            _assignment(trial).attempt, trial.last_result[REPORT].epoch, path
-        )
+        # Tune would log it, and go on: the record keeps it for on_step_begin.
+        with suppress(RecordError):
+            self._study.take_checkpoint(
+                _assignment(trial).attempt, trial.last_result[REPORT].epoch, path
+            )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show the end."""
@@ -281,12 +284,17 @@ def join_cluster(address: str) -> Available:
     """Join the cluster at an address; what it has now.
 
     Raises:
-        ResourceError: Nothing answers there.
+        ResourceError: Nothing answers there, or it asks for a token that is not here.
     """
     os.environ.update(ENVIRONMENT)
     try:
         with _on_our_terms():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except AuthenticationError as error:
+        raise ResourceError(
+            f"the Ray cluster at --address {address} asks for a token that is not here: set "
+            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or copy its ~/.ray/auth_token"
+        ) from error
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResourceError(
             f"no Ray cluster answers at --address {address} ({error}); start one with `ray start "

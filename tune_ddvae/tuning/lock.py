@@ -33,7 +33,8 @@ def sole_driver(folder: Path) -> Iterator[None]:
         ) from error
     except (NotImplementedError, OSError) as error:
         raise StorageError(
-            f"{folder} is on a file system without locks ({error}); use a local --storage"
+            f"{folder} is on a file system without locks ({error}); use a local "
+            "--storage, or keep the record on a server with --record"
         ) from error
     try:
         facts = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
@@ -44,10 +45,15 @@ def sole_driver(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def driver_text(host: str, pid: int, started: float) -> str:
+    """A driver as a person finds it; ``started`` in seconds since 1970."""
+    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started))
+    return f"process {pid} on {host}, started {moment}"
+
+
 def _described(holder: Path) -> str:
     try:
         facts = json.loads(holder.read_text(encoding="utf-8"))
-        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
-        return f"process {facts['pid']} on {facts['host']}, started {started}"
+        return driver_text(facts["host"], facts["pid"], facts["started"])
     except (OSError, ValueError, KeyError, TypeError):
         return "an unknown process"

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def _git(root: Path, *words: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def command(module: str, words: Sequence[str]) -> str:
+def command(module: str, words: Iterable[str]) -> str:
     """A shell command that runs a module with this very Python, to be copied as it is."""
     return shlex.join([_python(), "-m", module, *words])
 

@@ -1,8 +1,9 @@
 """The study's durable memory: Optuna's tables for its tools, and ours for the whole truth.
 
 Our tables are written first and are what a study is continued from; Optuna's mirror them (params,
-states, values), so that optuna-dashboard opens the same file. A driver killed between the two leaves a
-mirror that lags, which ``open_record`` brings up to date.
+states, values), so that optuna-dashboard opens the same database. A driver killed between the two
+leaves a mirror that lags, which ``open_record`` brings up to date. The database is an SQLite file in
+the study's folder, or one on a PostgreSQL server, which may hold many studies.
 """
 
 import json
@@ -12,14 +13,17 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import (
     Engine,
+    Select,
     Update,
     create_engine,
     delete,
@@ -34,7 +38,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from tune_ddvae.config import Value
 from tune_ddvae.errors import RecordError
 from tune_ddvae.spec import StudySpec
-from tune_ddvae.tuning import sampling, storage
+from tune_ddvae.tuning import postgresql, sampling, storage
+from tune_ddvae.tuning.lease import Lease
+from tune_ddvae.tuning.postgresql import patiently
 from tune_ddvae.tuning.tables import (
     CHECKPOINTS,
     METADATA,
@@ -46,12 +52,14 @@ from tune_ddvae.tuning.tables import (
     decision_json,
     insert_new,
     row_from,
+    trial_from,
 )
 from tune_ddvae.tuning.trials import Checkpoint, Row, State, Trial
 from tune_ddvae.tuning.writer import Writer
 
 FORMAT = 1  # of the tables; a record of another format is refused
 FILE_NAME = "record.db"
+ENDED_AS_LIMIT = 64  # what its column holds
 Identity = Mapping[str, Value]
 
 
@@ -64,10 +72,16 @@ class Record:
     """One study's record, open for one driver. All writes go through its ordered queue."""
 
     def __init__(
-        self, storage: RDBStorage, study_id: str, optuna_study_id: int, spec: StudySpec
+        self,
+        storage: RDBStorage,
+        study_id: str,
+        optuna_study_id: int,
+        spec: StudySpec,
+        lease: Lease | None = None,  # of a record on a server
     ) -> None:
         self.study_id = study_id
-        self.token = uuid.uuid4().hex
+        self.token = uuid.uuid4().hex if lease is None else lease.token
+        self._lease = lease
         self._storage = storage
         self._optuna_study_id = optuna_study_id
         self._optuna_ids: dict[int, int] = {}
@@ -79,16 +93,23 @@ class Record:
 
     def trials(self) -> list[Trial]:
         """Every trial with its rows and checkpoints, in order of number."""
-        return read_trials(self.engine, self.study_id)
+        return patiently(lambda: read_trials(self.engine, self.study_id))
+
+    def read(self, query: Select[Any]) -> list[Any]:
+        """The rows that a query finds."""
+
+        def found() -> list[Any]:
+            with self.engine.connect() as connection:
+                return list(connection.execute(query))
+
+        return patiently(found, give_up=self.check)
 
     def used_hours(self) -> float:
         """Hours that earlier drivers spent on this study."""
         query = select(SESSIONS.c.started, SESSIONS.c.seen).where(
             SESSIONS.c.study_id == self.study_id, SESSIONS.c.token != self.token
         )
-        with self.engine.connect() as connection:
-            rows = connection.execute(query).all()
-        return float(sum(row.seen - row.started for row in rows)) / 3600
+        return float(sum(row.seen - row.started for row in self.read(query))) / 3600
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -96,7 +117,7 @@ class Record:
         """Note that this driver has started."""
         now = time.time()
         self._writer.put(
-            insert(SESSIONS),
+            insert_new(self.engine, SESSIONS),
             {
                 "study_id": self.study_id,
                 "token": self.token,
@@ -113,7 +134,7 @@ class Record:
         self._writer.put(
             update(SESSIONS)
             .where(SESSIONS.c.study_id == self.study_id, SESSIONS.c.token == self.token)
-            .values(seen=time.time(), ended_as=ended_as)
+            .values(seen=time.time(), ended_as=ended_as[:ENDED_AS_LIMIT])
         )
 
     def add_trial(self, trial: Trial) -> None:
@@ -127,7 +148,7 @@ class Record:
                 "params": None if trial.params is None else json.dumps(dict(trial.params)),
                 "setting": trial.setting,
                 "state": trial.state,
-                "reason": trial.reason,
+                "reason": _storable(trial.reason),
                 "losses": trial.losses,
                 "started": trial.started,
                 "facts": json.dumps(dict(trial.facts)),
@@ -195,7 +216,7 @@ class Record:
         self._writer.put(
             self._update(trial).values(
                 state=trial.state,
-                reason=trial.reason,
+                reason=_storable(trial.reason),
                 ended=trial.ended,
                 losses=trial.losses,
                 rank_values=None if trial.values is None else json.dumps(trial.values),
@@ -212,19 +233,23 @@ class Record:
             SENT.c.number == values["number"],
         ]
         self._writer.put(delete(SENT).where(*key))
-        self._writer.put(insert(SENT), {"study_id": self.study_id, **values})
+        self._writer.put(insert_new(self.engine, SENT), {"study_id": self.study_id, **values})
 
     def flush(self) -> None:
         """Return once everything queued is durable; raise what the writer failed with."""
         self._writer.flush()
 
     def check(self) -> None:
-        """Raise what the writer failed with, if it did."""
+        """Raise what the writer failed with, if it did, or that the study is held no longer."""
         self._writer.check()
+        if self._lease is not None:
+            self._lease.check()
 
     def close(self) -> None:
-        """Write what is queued and let go of the database."""
+        """Write what is queued and let go of the study and the database."""
         self._writer.close()
+        if self._lease is not None:
+            self._lease.release()
         self._storage.engine.dispose()
         self._writer.check()
 
@@ -232,9 +257,7 @@ class Record:
 
     def catch_up_mirror(self, trials: list[Trial]) -> None:
         """Bring Optuna's tables to where ours are."""
-        mirrored = self._storage.get_all_trials(self._optuna_study_id, deepcopy=False)
-        self._optuna_ids = {trial.number: trial._trial_id for trial in mirrored}  # noqa: SLF001
-        states = {trial.number: trial.state for trial in mirrored}
+        states = {trial.number: trial.state for trial in patiently(self._read_mirror)}
         for trial in trials:
             if trial.number not in self._optuna_ids:
                 self._mirror_trial(trial)
@@ -242,21 +265,43 @@ class Record:
             if trial.state is not State.UNFINISHED and state is TrialState.RUNNING:
                 self._mirror_end(trial)
 
+    def _read_mirror(self) -> list[FrozenTrial]:
+        mirrored = self._storage.get_all_trials(self._optuna_study_id, deepcopy=False)
+        self._optuna_ids = {trial.number: trial._trial_id for trial in mirrored}  # noqa: SLF001
+        return mirrored
+
     def _mirror_trial(self, trial: Trial) -> None:
         running = Trial(trial.number, trial.config, trial.params)
         template = sampling.frozen_trial(self._spec, running)
         if trial.setting is not None:
             template.set_user_attr("setting", trial.setting)
-        self._optuna_ids[trial.number] = self._storage.create_new_trial(
-            self._optuna_study_id, template_trial=template
-        )
+
+        def create() -> None:
+            self._optuna_ids[trial.number] = self._storage.create_new_trial(
+                self._optuna_study_id, template_trial=template
+            )
+
+        def create_unless_there() -> None:  # only the answer may have been lost
+            self._read_mirror()
+            if trial.number not in self._optuna_ids:
+                create()
+
+        patiently(create, create_unless_there, give_up=self.check)
 
     def _mirror_end(self, trial: Trial) -> None:
         optuna_id = self._optuna_ids[trial.number]
         frozen = sampling.frozen_trial(self._spec, trial, sampling.constraints_of(trial) or None)
-        for key, value in frozen.system_attrs.items():
-            self._storage.set_trial_system_attr(optuna_id, key, value)
-        self._storage.set_trial_state_values(optuna_id, frozen.state, frozen.values)
+
+        def tell() -> None:
+            for key, value in frozen.system_attrs.items():
+                self._storage.set_trial_system_attr(optuna_id, key, value)
+            self._storage.set_trial_state_values(optuna_id, frozen.state, frozen.values)
+
+        def tell_unless_told() -> None:
+            if not self._storage.get_trial(optuna_id).state.is_finished():
+                tell()
+
+        patiently(tell, tell_unless_told, give_up=self.check)
 
     def _update(self, trial: Trial) -> Update:
         return update(TRIALS).where(
@@ -279,62 +324,73 @@ def open_record(
     Raises:
         RecordError: The record holds a different study under this name; shows the difference. Or it
             cannot be read.
+        StudyLockedError: Another driver holds the study on a server.
     """
-    try:
-        return _opened(url, name, spec, {**identity, "record_format": FORMAT}, about)
-    except SQLAlchemyError as error:
-        cause = getattr(error, "orig", None) or error
-        raise RecordError(f"the record {url} cannot be opened: {cause}") from error
-
-
-def _opened(
-    url: str, name: str, spec: StudySpec, identity: Identity, about: Mapping[str, Value]
-) -> Record:
-    engine_kwargs = {"pool_pre_ping": True}
-    if url.startswith("sqlite"):
-        engine_kwargs["connect_args"] = {"timeout": 60}  # type: ignore[assignment]
-    optuna_storage = RDBStorage(url, engine_kwargs=engine_kwargs)
-    _set_up_sqlite(optuna_storage.engine, url)
-    METADATA.create_all(optuna_storage.engine)
-    with optuna_storage.engine.begin() as connection:
-        row = connection.execute(select(STUDIES).where(STUDIES.c.name == name)).one_or_none()
-        if row is None:
-            study_id = uuid.uuid4().hex
-            connection.execute(
-                insert(STUDIES),
-                {
-                    "study_id": study_id,
-                    "name": name,
-                    "identity": json.dumps(identity),
-                    "about": json.dumps(dict(about)),
-                    "created": time.time(),
-                },
-            )
-        else:
-            study_id = row.study_id
-            _check_identity(name, json.loads(row.identity), identity)
-    record = Record(optuna_storage, study_id, _optuna_study(optuna_storage, name, spec), spec)
-    record.catch_up_mirror(record.trials())
+    identity = {**identity, "record_format": FORMAT}
+    with postgresql.refusing(url), ExitStack() as undo:
+        # Two drivers at one new database would make the same tables.
+        with postgresql.alone_in_making(url) if postgresql.is_server(url) else nullcontext():
+            database = _database(url)
+            undo.callback(database.engine.dispose)
+            study_id = _study_id(database, name, identity, about)
+            lease = None
+            if postgresql.is_server(url):
+                lease = Lease(url, study_id, uuid.uuid4().hex)
+                undo.callback(lease.release)
+                lease.fence(database.engine)
+            optuna_study_id = _optuna_study(database, name, spec)
+        record = Record(database, study_id, optuna_study_id, spec, lease)
+        record.catch_up_mirror(record.trials())
+        undo.pop_all()
     return record
+
+
+def _database(url: str) -> RDBStorage:
+    """The database at an address, with Optuna's tables and ours in it."""
+    if postgresql.is_server(url):
+        database = RDBStorage(url, engine_kwargs=postgresql.engine_options(url))
+        postgresql.name_lost_connections(database.engine)
+    else:
+        options = {"pool_pre_ping": True, "connect_args": {"timeout": 60}}
+        database = RDBStorage(url, engine_kwargs=options)
+        _set_up_sqlite(database.engine, url)
+    METADATA.create_all(database.engine)
+    return database
+
+
+def _study_id(
+    database: RDBStorage, name: str, identity: Identity, about: Mapping[str, Value]
+) -> str:
+    """The study's id in our tables, entered there the first time; its identity is compared."""
+    with database.engine.begin() as connection:
+        row = connection.execute(select(STUDIES).where(STUDIES.c.name == name)).one_or_none()
+        if row is not None:
+            _check_identity(name, json.loads(row.identity), identity)
+            return str(row.study_id)
+        if _known_to_optuna(database, name) is not None:
+            raise RecordError(
+                f"the database holds a study {name!r} that is another program's; give this one a "
+                "--name of its own"
+            )
+        study_id = uuid.uuid4().hex
+        connection.execute(
+            insert(STUDIES),
+            {
+                "study_id": study_id,
+                "name": name,
+                "identity": json.dumps(identity),
+                "about": json.dumps(dict(about)),
+                "created": time.time(),
+            },
+        )
+    return study_id
 
 
 def read_trials(engine: Engine, study_id: str) -> list[Trial]:
     """Every trial of a study with its rows and checkpoints, in order of number."""
     with engine.connect() as connection:
         trials = {
-            row.number: Trial(
-                number=row.number,
-                config=json.loads(row.config),
-                params=None if row.params is None else json.loads(row.params),
-                setting=row.setting,
-                state=State(row.state),
-                reason=row.reason,
-                values=None if row.rank_values is None else tuple(json.loads(row.rank_values)),
-                losses=row.losses,
-                started=row.started,
-                ended=row.ended,
-                facts=json.loads(row.facts),
-            )
+            row.number: trial_from(row)
             for row in connection.execute(
                 select(TRIALS).where(TRIALS.c.study_id == study_id).order_by(TRIALS.c.number)
             )
@@ -367,20 +423,25 @@ def num_recorded(folder: Path) -> int:
         engine.dispose()
 
 
-def _optuna_study(storage: RDBStorage, name: str, spec: StudySpec) -> int:
+def _known_to_optuna(database: RDBStorage, name: str) -> int | None:
     try:
-        return storage.get_study_id_from_name(name)
+        return database.get_study_id_from_name(name)
     except KeyError:
-        study_id = storage.create_new_study(sampling.directions(spec), name)
+        return None
+
+
+def _optuna_study(database: RDBStorage, name: str, spec: StudySpec) -> int:
+    study_id = _known_to_optuna(database, name)
+    if study_id is None:
+        study_id = database.create_new_study(sampling.directions(spec), name)
         with warnings.catch_warnings():  # experimental, and only what a dashboard calls the values
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            optuna.load_study(study_name=name, storage=storage).set_metric_names(list(spec.rank_by))
-        return study_id
+            study = optuna.load_study(study_name=name, storage=database)
+            study.set_metric_names(list(spec.rank_by))
+    return study_id
 
 
 def _set_up_sqlite(engine: Engine, url: str) -> None:
-    if not url.startswith("sqlite"):
-        return
     path = Path(url.removeprefix("sqlite:///"))
     mode = "WAL" if storage.takes_wal(path.parent) else "DELETE"
 
@@ -391,6 +452,11 @@ def _set_up_sqlite(engine: Engine, url: str) -> None:
     with engine.connect() as connection:
         connection.exec_driver_sql(f"PRAGMA journal_mode = {mode}")
         connection.exec_driver_sql("PRAGMA synchronous = FULL")
+
+
+def _storable(text: str) -> str:
+    """The text without what databases refuse: NUL, and half of a surrogate pair."""
+    return text.replace("\0", "?").encode("utf-8", "replace").decode("utf-8")
 
 
 def _check_identity(name: str, known: Identity, asked: Identity) -> None:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from tune_ddvae.spec import StudySpec
 from tune_ddvae.tuning import engine, provenance
 from tune_ddvae.tuning.live import Conditions, LiveStudy
 from tune_ddvae.tuning.lock import sole_driver
+from tune_ddvae.tuning.postgresql import is_server
 from tune_ddvae.tuning.progress import Progress
-from tune_ddvae.tuning.record import open_record, record_url
+from tune_ddvae.tuning.record import open_record
 from tune_ddvae.tuning.resources import Slots
 from tune_ddvae.tuning.signals import exit_code_of, signals_stop
 from tune_ddvae.tuning.summary import Summary, summarise
@@ -39,6 +40,7 @@ class Request:
     spec: StudySpec
     folder: Path  # the study's own
     tracking_uri: str
+    record: str  # address
     data_checksum: str
     command: str  # that starts or continues it
     seed: int
@@ -79,7 +81,7 @@ def run_session(request: Request, console: Console) -> Ended:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     request.folder.mkdir(parents=True, exist_ok=True)
-    with sole_driver(request.folder), _open_study(request) as study:
+    with _held(request), _open_study(request) as study:
         switch = engine.StopSwitch()
         started = time.monotonic()
         if study.is_complete:
@@ -89,7 +91,7 @@ def run_session(request: Request, console: Console) -> Ended:
             study,
             name=request.name,
             folder=request.folder,
-            record=record_url(request.folder),
+            record=request.record,
             tracking_uri=request.tracking_uri,
             outcome=switch.reason or "complete",
             command=request.command,
@@ -97,7 +99,7 @@ def run_session(request: Request, console: Console) -> Ended:
             earlier_hours=study.record.used_hours(),
         )
         if not tracked.is_whole:
-            console.print(f"warning: {tracked}", markup=False)
+            console.print(f"warning: {tracked}", markup=False, soft_wrap=True)
         return Ended(summary, exit_code(study, switch.reason))
 
 
@@ -110,10 +112,15 @@ def exit_code(study: LiveStudy, reason: str) -> int:
     return exit_codes.COMPLETE if succeeded else exit_codes.NO_SUCCESS
 
 
+def _held(request: Request) -> AbstractContextManager[None]:
+    """Keep other drivers away from the folder; on a server the record's own lease does that."""
+    return nullcontext() if is_server(request.record) else sole_driver(request.folder)
+
+
 @contextmanager
 def _open_study(request: Request) -> Iterator[LiveStudy]:
     record = open_record(
-        record_url(request.folder),
+        request.record,
         request.name,
         request.spec,
         request.identity(),

@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
-from sqlalchemy import Column, Engine, Float, Integer, MetaData, String, Table, Text
+from sqlalchemy import Column, DateTime, Engine, Float, Integer, MetaData, String, Table, Text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
-from tune_ddvae.tuning.trials import Decision, Row
+from tune_ddvae.tuning.trials import Decision, Row, State, Trial
 
 METADATA = MetaData()
 
@@ -82,6 +82,17 @@ SENT = Table(  # what a tracking server is known to hold; number -1 is the paren
     Column("status", String(64), nullable=False, default=""),
 )
 
+LEASES = Table(  # on a server: the one driver that may write, until when by the server's clock
+    "ddvae_leases",
+    METADATA,
+    _key(),
+    Column("token", String(32), nullable=False),
+    Column("host", String(256), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started", Float, nullable=False),
+    Column("expiry", DateTime(timezone=True), nullable=False),
+)
+
 
 def insert_new(engine: Engine, table: Table) -> Insert:
     """An insert that leaves a row of the same key as it is: the first one stays."""
@@ -125,4 +136,21 @@ def row_from(row: Any) -> Row:
         metrics=json.loads(row.metrics),
         absent=json.loads(row.absent),
         decision=decision_from(row.decision),
+    )
+
+
+def trial_from(row: Any) -> Trial:
+    """One stored row of ``TRIALS``, without its evaluations and checkpoints."""
+    return Trial(
+        number=row.number,
+        config=json.loads(row.config),
+        params=None if row.params is None else json.loads(row.params),
+        setting=row.setting,
+        state=State(row.state),
+        reason=row.reason,
+        values=None if row.rank_values is None else tuple(json.loads(row.rank_values)),
+        losses=row.losses,
+        started=row.started,
+        ended=row.ended,
+        facts=json.loads(row.facts),
     )

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, FromClause, Select, and_, func, or_, select
 
 from tune_ddvae.tuning.record import Record
-from tune_ddvae.tuning.tables import CHECKPOINTS, ROWS, SENT, STUDIES, TRIALS, row_from
+from tune_ddvae.tuning.tables import CHECKPOINTS, ROWS, SENT, STUDIES, TRIALS, row_from, trial_from
 from tune_ddvae.tuning.tracking_names import shortened, without_password
 from tune_ddvae.tuning.trials import Checkpoint, Row, State, Trial
 
@@ -156,7 +156,7 @@ class Backlog:
         )
         return [
             Due(
-                _trial_from(row),
+                trial_from(row),
                 Mark() if row.run_id is None else Mark(row.run_id, row.epoch, row.status),
                 row.newest or 0,
             )
@@ -200,7 +200,7 @@ class Backlog:
         query = (
             select(TRIALS).where(TRIALS.c.study_id == self.study.study_id).order_by(TRIALS.c.number)
         )
-        return [_trial_from(row) for row in self._read(query)]
+        return [trial_from(row) for row in self._read(query)]
 
     def last_moment(self) -> float:
         """When anything was last heard of the study, in seconds since 1970."""
@@ -218,22 +218,4 @@ class Backlog:
         )
 
     def _read(self, query: Select[Any]) -> list[Any]:
-        with self._record.engine.connect() as connection:
-            return list(connection.execute(query))
-
-
-def _trial_from(row: Any) -> Trial:
-    """One stored row of ``TRIALS``, without evaluations."""
-    return Trial(
-        number=row.number,
-        config=json.loads(row.config),
-        params=None,
-        setting=row.setting,
-        state=State(row.state),
-        reason=row.reason,
-        values=None if row.rank_values is None else tuple(json.loads(row.rank_values)),
-        losses=row.losses,
-        started=row.started,
-        ended=row.ended,
-        facts=json.loads(row.facts),
-    )
+        return self._record.read(query)

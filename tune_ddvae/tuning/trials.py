@@ -74,6 +74,11 @@ class Trial:
         """Newest recorded epoch; 0 before the first evaluation."""
         return max(self.rows, default=0)
 
+    @property
+    def latest_row(self) -> Row | None:
+        """Newest evaluation; safe to ask for while the trial trains."""
+        return max(list(self.rows.values()), key=lambda row: row.epoch, default=None)
+
 
 @dataclass(frozen=True)
 class Assignment:

@@ -8,9 +8,12 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine, Executable
+
+from tune_ddvae.tuning.postgresql import patiently
 
 BATCH_S = 0.2  # what a hard kill can lose, at most
 
@@ -80,15 +83,19 @@ class Writer:
     def _run(self) -> None:
         try:
             while batch := self._next_batch():
-                with self._engine.begin() as connection:
-                    for entry in batch:
-                        if entry.statement is not None:
-                            connection.execute(entry.statement, entry.values)
+                patiently(partial(self._write, batch))
                 for entry in batch:
                     if entry.after is not None:
                         entry.after()
         except Exception as error:  # noqa: BLE001 - kept, and raised where the tuning loop sees it
             self._error = error
+
+    def _write(self, batch: list[Entry]) -> None:
+        """Write a batch; to write it twice, where only the answer was lost, changes nothing."""
+        with self._engine.begin() as connection:
+            for entry in batch:
+                if entry.statement is not None:
+                    connection.execute(entry.statement, entry.values)
 
     def _next_batch(self) -> list[Entry]:
         """Everything in the queue, once something is there; empty when closed and drained."""

@@ -1,0 +1,184 @@
+"""Where a study is run from, where it is kept, and what it is called."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tune_ddvae
+from tests.studies import Tracked, record_path, run, trials_of, write_tiny
+from tune_ddvae import exit_codes
+from tune_ddvae.catalogue import known_studies
+
+pytestmark = [pytest.mark.field, pytest.mark.timeout(280)]
+
+ROOT = Path(tune_ddvae.__file__).parent.parent
+SHORT = ("--trials", "2", "--epochs", "3", "--first-rung", "none", "--max-concurrent", "1")
+ODD_NAME = "a study / of @ll [things] und Müll 研究 " + "x" * 200
+
+
+def test_a_relative_storage_works_and_is_shown_absolute(tmp_path, ray_address):
+    study = write_tiny(tmp_path)
+    done = run(study, tmp_path, *SHORT, "--storage", "./out", "--address", ray_address)
+    assert done.returncode == exit_codes.COMPLETE, done.stderr
+    assert f"  {tmp_path}/out/tiny\n" in spaced(done.stdout)
+    assert f"  sqlite:///{tmp_path}/out/tiny/record.db\n" in spaced(done.stdout)
+    assert (tmp_path / "out" / "tiny" / "record.db").is_file()
+    assert not (tmp_path / "studies").exists()
+
+
+def spaced(text):
+    """The text with every column of spaces as two."""
+    return (
+        "\n".join("  " + "  ".join(line.split("  ")).strip() for line in text.splitlines()) + "\n"
+    )
+
+
+class Odd:
+    """A study with an odd name, in a folder of the home folder that has a space.
+
+    On a Ray of its own: the token that opens the shared one is in another home folder.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.study = write_tiny(home)
+        words = (*SHORT, "--storage", "~/x y", "--name", ODD_NAME)
+        self.done = run(self.study, home, *words, env={"HOME": str(home)})
+        self.folder = home / "x y"
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    found = Odd(tmp_path_factory.mktemp("home"))
+    assert found.done.returncode == exit_codes.COMPLETE, found.done.stderr
+    # Where the other helpers look.
+    (found.home / "studies").symlink_to(found.folder)
+    return found
+
+
+def test_a_storage_below_home_with_a_space_works_and_is_shown_absolute(odd):
+    assert f"{odd.folder}/" in odd.done.stdout
+    assert not (odd.home / "~").exists()
+
+
+def test_a_cluster_that_asks_for_a_token_is_refused_without_one(tmp_path, ray_address):
+    words = ("--address", ray_address)
+    env = {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
+    done = run(write_tiny(tmp_path), tmp_path, *SHORT, *words, env=env)
+    assert done.returncode == exit_codes.REFUSED
+    assert "asks for a token that is not here: set RAY_AUTH_TOKEN" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_odd_name_is_kept_whole_and_makes_no_long_path(odd):
+    (folder,) = (path for path in odd.folder.iterdir() if (path / "record.db").exists())
+    assert folder == odd.folder / record_path(odd.home, ODD_NAME).name
+    parts = {part for path in odd.folder.rglob("*") for part in path.relative_to(odd.folder).parts}
+    assert len(parts) > 10
+    assert max(map(len, parts)) <= 100
+    assert all(part.isascii() and part.isprintable() and " " not in part for part in parts)
+    assert ODD_NAME in odd.done.stdout
+
+
+def test_an_odd_name_and_the_whole_configuration_are_in_mlflow(odd):
+    trials = trials_of(odd.home, ODD_NAME)
+    tracked = Tracked(odd.home, ODD_NAME, "tiny")
+    tracked.assert_equals(trials)
+    assert tracked.parent.data.tags["study"] == ODD_NAME
+    for child, trial in zip(tracked.children, trials, strict=True):
+        assert json.loads(tracked.artifact(child, "config.json")) == trial.config
+
+
+def test_workers_run_our_code_and_not_a_namesake_in_the_users_folder(workplace):
+    """By the console script, whose own path does not begin with the current folder."""
+    decoy = workplace / "tune_ddvae"
+    decoy.mkdir()
+    (decoy / "__init__.py").write_text('__version__ = "decoy"\n')
+    write_tiny(workplace)
+    script = Path(sys.executable).with_name("tune-ddvae")
+    done = subprocess.run(
+        [script, "study", "tiny.py", *SHORT],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == exit_codes.COMPLETE, done.stderr
+    trials = trials_of(workplace, "tiny")
+    assert {trial.facts["tune_ddvae"] for trial in trials} == {tune_ddvae.__version__}
+    for child in Tracked(workplace, "tiny", "tiny").children:
+        assert child.data.tags["version"] == tune_ddvae.__version__
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A wheel of this tree, built and installed into a folder of its own."""
+    place = tmp_path_factory.mktemp("wheel")
+    tree, target = place / "tree", place / "installed"
+    for name in ("tune_ddvae", "search_spaces"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tree / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", place, tree]
+    subprocess.run([*pip, *build], check=True, capture_output=True, timeout=120)
+    (wheel,) = place.glob("tune_ddvae-*.whl")
+    install = ["install", "--no-deps", "--no-index", "--target", target, wheel]
+    subprocess.run([*pip, *install], check=True, capture_output=True, timeout=120)
+    return target
+
+
+def of_wheel(installed, folder, *words):
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_wheel_brings_its_own_studies(installed, tmp_path):
+    whence = of_wheel(installed, tmp_path, "-c", "import tune_ddvae; print(tune_ddvae.__file__)")
+    assert whence.stdout.strip() == str(installed / "tune_ddvae" / "__init__.py")
+    shown = of_wheel(installed, tmp_path, "-m", "tune_ddvae.study", "--list", "--json")
+    assert list(json.loads(shown.stdout)) == known_studies() == ["clustering", "sparsity"]
+
+
+def test_the_wheel_plans_a_study_from_an_empty_folder(installed, tmp_path):
+    words = ("-m", "tune_ddvae.study", "clustering", "--quick", "--dry-run", "--json")
+    done = of_wheel(installed, tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["study_file"] == str(installed / "search_spaces" / "clustering.py")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_wheel_runs_a_study_with_the_wheels_code_in_the_workers(installed, tmp_path):
+    marked = installed / "tune_ddvae" / "__init__.py"
+    whole = marked.read_text()
+    marked.write_text(whole.replace(tune_ddvae.__version__, "0.0.0+wheel"))
+    try:
+        words = (
+            "-m",
+            "tune_ddvae.study",
+            "clustering",
+            *SHORT,
+            "--set",
+            "training/evaluate_every=1",
+        )
+        done = of_wheel(installed, tmp_path, *words)
+    finally:
+        marked.write_text(whole)
+    assert done.returncode == exit_codes.COMPLETE, done.stderr
+    trials = trials_of(tmp_path, "clustering")
+    assert {trial.facts["tune_ddvae"] for trial in trials} == {"0.0.0+wheel"}
