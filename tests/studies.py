@@ -16,7 +16,8 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy import create_engine
 
 from tune_ddvae.config import parse_value
-from tune_ddvae.tuning.record import read_trials, record_url
+from tune_ddvae.tuning.opening import record_url
+from tune_ddvae.tuning.record import read_trials
 from tune_ddvae.tuning.storage import slug
 from tune_ddvae.tuning.tables import STUDIES
 from tune_ddvae.tuning.trials import Trial

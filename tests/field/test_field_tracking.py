@@ -29,7 +29,7 @@ from tests.studies import (
 from tune_ddvae import exit_codes
 from tune_ddvae.catalogue import find_study
 from tune_ddvae.study import sized_spec
-from tune_ddvae.tuning.record import open_record, record_url
+from tune_ddvae.tuning.opening import open_record, record_url
 from tune_ddvae.tuning.tables import STUDIES
 from tune_ddvae.tuning.tracking import Outcome, sync
 

@@ -21,7 +21,8 @@ from tune_ddvae.config import (
 )
 from tune_ddvae.spec import Choice, StudySize, StudySpec
 from tune_ddvae.tuning.live import Conditions, LiveStudy
-from tune_ddvae.tuning.record import Record, open_record, record_url
+from tune_ddvae.tuning.opening import open_record, record_url
+from tune_ddvae.tuning.record import Record
 from tune_ddvae.tuning.trials import Assignment, Report, Trial
 
 

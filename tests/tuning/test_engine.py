@@ -24,7 +24,7 @@ from tune_ddvae.tuning.engine import (
     loss_of,
 )
 from tune_ddvae.tuning.losses import Loss, judge
-from tune_ddvae.tuning.record import FILE_NAME
+from tune_ddvae.tuning.opening import FILE_NAME
 from tune_ddvae.tuning.resources import Slots
 from tune_ddvae.tuning.trainable import ASSIGNMENT, REPORT
 from tune_ddvae.tuning.trials import Report, State

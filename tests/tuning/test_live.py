@@ -6,7 +6,7 @@ import pytest
 from tests.tuning import simulated
 from tests.tuning.simulated import Killed, drive, kill_after, make_spec, open_study, outcome
 from tune_ddvae.errors import RecordError
-from tune_ddvae.tuning.record import record_url
+from tune_ddvae.tuning.opening import record_url
 from tune_ddvae.tuning.trials import Report, State
 
 

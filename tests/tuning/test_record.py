@@ -13,14 +13,10 @@ from tests.tuning.simulated import drive, make_spec, open_study, outcome
 from tune_ddvae.config import to_flat
 from tune_ddvae.errors import RecordError
 from tune_ddvae.spec import flat_space
+from tune_ddvae.tuning import opening
 from tune_ddvae.tuning import record as record_module
-from tune_ddvae.tuning.record import (
-    FILE_NAME,
-    Record,
-    num_recorded,
-    open_record,
-    record_url,
-)
+from tune_ddvae.tuning.opening import FILE_NAME, num_recorded, open_record, record_url
+from tune_ddvae.tuning.record import Record
 from tune_ddvae.tuning.trials import Checkpoint, Decision, Row, State, Trial
 
 ROOT = Path(__file__).parents[2]
@@ -178,7 +174,7 @@ def test_a_record_of_another_study_is_refused_with_every_difference_and_the_mend
 
 def test_a_record_of_another_format_is_refused(tmp_path, monkeypatch):
     open_at(tmp_path).close()
-    monkeypatch.setattr(record_module, "FORMAT", record_module.FORMAT + 1)
+    monkeypatch.setattr(opening, "FORMAT", opening.FORMAT + 1)
     with pytest.raises(RecordError, match="record_format: 1 in the record, 2 now"):
         open_at(tmp_path)
 

@@ -18,7 +18,7 @@ from search_spaces.clustering import STUDY as CLUSTERING
 from tune_ddvae.config import to_flat, with_overrides
 from tune_ddvae.errors import TrackingError
 from tune_ddvae.tuning import tracking_check
-from tune_ddvae.tuning.record import open_record, record_url
+from tune_ddvae.tuning.opening import open_record, record_url
 from tune_ddvae.tuning.tables import SENT
 from tune_ddvae.tuning.tracking import (
     Outcome,

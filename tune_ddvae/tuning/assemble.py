@@ -16,9 +16,9 @@ from tune_ddvae.training.device import choose_device, set_threads
 from tune_ddvae.training.pace import measure_pace
 from tune_ddvae.tuning import provenance
 from tune_ddvae.tuning.engine import join_cluster
+from tune_ddvae.tuning.opening import num_recorded, record_url
 from tune_ddvae.tuning.plan import Plan
 from tune_ddvae.tuning.postgresql import is_server, num_on_server, server_address
-from tune_ddvae.tuning.record import num_recorded, record_url
 from tune_ddvae.tuning.resources import Slots, local_resources, make_slots
 from tune_ddvae.tuning.session import Request
 from tune_ddvae.tuning.storage import (

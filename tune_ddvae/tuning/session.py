@@ -16,9 +16,9 @@ from tune_ddvae.spec import StudySpec
 from tune_ddvae.tuning import engine, provenance
 from tune_ddvae.tuning.live import Conditions, LiveStudy
 from tune_ddvae.tuning.lock import sole_driver
+from tune_ddvae.tuning.opening import open_record
 from tune_ddvae.tuning.postgresql import is_server
 from tune_ddvae.tuning.progress import Progress
-from tune_ddvae.tuning.record import open_record
 from tune_ddvae.tuning.resources import Slots
 from tune_ddvae.tuning.signals import exit_code_of, signals_stop
 from tune_ddvae.tuning.summary import Summary, summarise

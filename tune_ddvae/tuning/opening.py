@@ -1,0 +1,171 @@
+"""Opening a record: made where there is none, refused where it is another study's, caught up.
+
+The database is an SQLite file in the study's folder, or one on a PostgreSQL server.
+"""
+
+import json
+import time
+import uuid
+import warnings
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from urllib.parse import quote
+
+import optuna
+from optuna.storages import RDBStorage
+from sqlalchemy import Engine, create_engine, event, func, insert, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from tune_ddvae.config import Value
+from tune_ddvae.errors import RecordError
+from tune_ddvae.spec import StudySpec
+from tune_ddvae.tuning import postgresql, sampling, storage
+from tune_ddvae.tuning.lease import Lease
+from tune_ddvae.tuning.record import Record
+from tune_ddvae.tuning.tables import METADATA, STUDIES, TRIALS
+
+FORMAT = 1  # of the tables; a record of another format is refused
+FILE_NAME = "record.db"
+Identity = Mapping[str, Value]
+
+
+def record_url(folder: Path) -> str:
+    """Address of the SQLite record in a study's folder."""
+    return f"sqlite:///{folder / FILE_NAME}"
+
+
+def open_record(
+    url: str, name: str, spec: StudySpec, identity: Identity, about: Mapping[str, Value]
+) -> Record:
+    """Open the record of study ``name``, or make it.
+
+    Args:
+        url: Database address.
+        name: The study's name.
+        spec: The study.
+        identity: What makes the study itself; it must equal what the record was made with.
+        about: Versions, commit, seed and the like, kept from the first start.
+
+    Raises:
+        RecordError: The record holds a different study under this name; shows the difference. Or it
+            cannot be read.
+        StudyLockedError: Another driver holds the study on a server.
+    """
+    identity = {**identity, "record_format": FORMAT}
+    with postgresql.refusing(url), ExitStack() as undo:
+        # Two drivers at one new database would make the same tables.
+        with postgresql.alone_in_making(url) if postgresql.is_server(url) else nullcontext():
+            database = _database(url)
+            undo.callback(database.engine.dispose)
+            study_id = _study_id(database, name, identity, about)
+            lease = None
+            if postgresql.is_server(url):
+                lease = Lease(url, study_id, uuid.uuid4().hex)
+                undo.callback(lease.release)
+                lease.fence(database.engine)
+            optuna_study_id = _optuna_study(database, name, spec)
+        record = Record(database, study_id, optuna_study_id, spec, lease)
+        record.catch_up_mirror(record.trials())
+        undo.pop_all()
+    return record
+
+
+def _database(url: str) -> RDBStorage:
+    """The database at an address, with Optuna's tables and ours in it."""
+    if postgresql.is_server(url):
+        database = RDBStorage(url, engine_kwargs=postgresql.engine_options(url))
+        postgresql.name_lost_connections(database.engine)
+    else:
+        options = {"pool_pre_ping": True, "connect_args": {"timeout": 60}}
+        database = RDBStorage(url, engine_kwargs=options)
+        _set_up_sqlite(database.engine, url)
+    METADATA.create_all(database.engine)
+    return database
+
+
+def _study_id(
+    database: RDBStorage, name: str, identity: Identity, about: Mapping[str, Value]
+) -> str:
+    """The study's id in our tables, entered there the first time; its identity is compared."""
+    with database.engine.begin() as connection:
+        row = connection.execute(select(STUDIES).where(STUDIES.c.name == name)).one_or_none()
+        if row is not None:
+            _check_identity(name, json.loads(row.identity), identity)
+            return str(row.study_id)
+        if _known_to_optuna(database, name) is not None:
+            raise RecordError(
+                f"the database holds a study {name!r} that is another program's; give this one a "
+                "--name of its own"
+            )
+        study_id = uuid.uuid4().hex
+        connection.execute(
+            insert(STUDIES),
+            {
+                "study_id": study_id,
+                "name": name,
+                "identity": json.dumps(identity),
+                "about": json.dumps(dict(about)),
+                "created": time.time(),
+            },
+        )
+    return study_id
+
+
+def num_recorded(folder: Path) -> int:
+    """How many trials a study's folder holds already; reads only, and makes nothing."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return 0
+    engine = create_engine(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
+    try:
+        with engine.connect() as connection:
+            return connection.execute(select(func.count()).select_from(TRIALS)).scalar_one()
+    except SQLAlchemyError as error:
+        raise RecordError(f"the record {path} cannot be read: {error}") from error
+    finally:
+        engine.dispose()
+
+
+def _known_to_optuna(database: RDBStorage, name: str) -> int | None:
+    try:
+        return database.get_study_id_from_name(name)
+    except KeyError:
+        return None
+
+
+def _optuna_study(database: RDBStorage, name: str, spec: StudySpec) -> int:
+    study_id = _known_to_optuna(database, name)
+    if study_id is None:
+        study_id = database.create_new_study(sampling.directions(spec), name)
+        with warnings.catch_warnings():  # experimental, and only what a dashboard calls the values
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study = optuna.load_study(study_name=name, storage=database)
+            study.set_metric_names(list(spec.rank_by))
+    return study_id
+
+
+def _set_up_sqlite(engine: Engine, url: str) -> None:
+    path = Path(url.removeprefix("sqlite:///"))
+    mode = "WAL" if storage.takes_wal(path.parent) else "DELETE"
+
+    def durable(connection, _record) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        connection.execute("PRAGMA synchronous = FULL")
+
+    event.listen(engine, "connect", durable)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"PRAGMA journal_mode = {mode}")
+        connection.exec_driver_sql("PRAGMA synchronous = FULL")
+
+
+def _check_identity(name: str, known: Identity, asked: Identity) -> None:
+    keys = [key for key in {**known, **asked} if known.get(key) != asked.get(key)]
+    if keys:
+        lines = "\n".join(
+            f"  {key}: {known.get(key, 'not there')} in the record, {asked.get(key, 'not there')} now"
+            for key in keys
+        )
+        raise RecordError(
+            f"study {name!r} is already recorded with a different specification:\n{lines}\n"
+            "Continue it with the options it was started with, or give this one a --name of its own."
+        )
