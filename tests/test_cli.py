@@ -20,7 +20,7 @@ REFUSALS = sorted(
 # A command that does what its first word says.
 COMMAND = """
 import sys, click
-from tune_ddvae.cli import run
+from tune_ddvae.cli import PatientConsole, run
 from tune_ddvae.errors import ConfigError
 @click.command()
 @click.argument("what")
@@ -29,6 +29,20 @@ def command(what):
         raise ConfigError("objective/beta must be at least 0, got -1")
     if what == "bug":
         {}["missing"]
+    if what == "full elsewhere":
+        with open("/dev/full", "w") as file:
+            file.write("x")
+    if what == "json":
+        click.echo("x" * 100_000)
+        sys.exit(3)
+    if what == "rich":
+        console = PatientConsole()
+        console.print("line")
+        console.print("another")
+        sys.exit(3)
+    if what == "end":
+        click.echo("result")
+        sys.exit(3)
     for number in range(100_000):
         click.echo(f"line {number}")
 run(command, "command")
@@ -57,14 +71,8 @@ def raises(error: BaseException):
 
 
 def started(what: str, **pipes) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, what],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **pipes,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
+    return subprocess.Popen([sys.executable, "-c", COMMAND, what], cwd=ROOT, text=True, **pipes)
 
 
 @pytest.mark.parametrize("kind", REFUSALS, ids=[kind.__name__ for kind in REFUSALS])
@@ -99,9 +107,19 @@ def test_asking_for_help_is_no_error(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
-def test_ctrl_c_is_one_word_and_exit_code_130(error, monkeypatch, capsys):
+def test_ctrl_c_is_one_line_that_says_how_to_go_on_and_exit_code_130(error, monkeypatch, capsys):
     assert end_of(raises(error), monkeypatch) == exit_codes.INTERRUPTED
-    assert capsys.readouterr().err.strip() == "interrupted"
+    assert capsys.readouterr().err.strip() == (
+        "interrupted: what was recorded is kept; the same command goes on"
+    )
+
+
+@pytest.mark.parametrize("code", [exit_codes.INTERRUPTED, exit_codes.TERMINATED])
+def test_a_signals_note_is_told_and_its_exit_code_kept(code, monkeypatch, capsys):
+    end = SystemExit(code)
+    end.add_note("stopped: the same command goes on")
+    assert end_of(raises(end), monkeypatch) == code
+    assert capsys.readouterr() == ("", "stopped: the same command goes on\n")
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), OSError("disk"), RuntimeError("bug")])
@@ -137,6 +155,38 @@ def test_a_reader_that_has_gone_is_no_failure():
     talking.stdout.close()
     talking.stderr.close()
     assert talking.wait(timeout=30) == exit_codes.COMPLETE
+
+
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
+
+
+@needs_full
+@pytest.mark.parametrize(
+    ("what", "code"), [("talk", 0), ("json", 0), ("rich", 3), ("end", 0), ("refuse", 2)]
+)
+def test_a_full_disk_for_the_output_is_told_in_one_line(what, code):
+    with FULL.open("w") as full:
+        talking = started(what, stdout=full)
+        _, err = talking.communicate(timeout=30)
+    line = "the rest of the output is lost: it cannot be written (No space left on device)\n"
+    assert err == ("error: objective/beta must be at least 0, got -1\n" if code == 2 else line)
+    assert talking.returncode == code
+
+
+@needs_full
+@pytest.mark.parametrize(("what", "code"), [("talk", 0), ("rich", 3), ("refuse", 2)])
+def test_where_nothing_can_be_said_at_all_the_exit_code_says_it(what, code):
+    with FULL.open("w") as full:
+        assert started(what, stdout=full, stderr=full).wait(timeout=30) == code
+
+
+@needs_full
+def test_a_full_disk_for_anything_else_is_not_hidden():
+    broken = started("full elsewhere")
+    _, err = broken.communicate(timeout=30)
+    assert broken.returncode == 1
+    assert "OSError: [Errno 28]" in err
 
 
 def test_every_exit_code_is_different():

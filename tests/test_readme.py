@@ -25,7 +25,8 @@ def test_every_option_is_documented_and_has_help():
 
 def test_every_exit_code_is_documented():
     codes = [value for name, value in vars(exit_codes).items() if name.isupper()]
-    listed = [int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)]
+    table = README.split("| exit code |")[1].split("\n\n")[0]
+    listed = [int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)]
     assert listed == codes
 
 

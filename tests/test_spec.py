@@ -15,7 +15,7 @@ from tune_ddvae.spec import Choice, StudySize
         ({"rank_by": {}}, "at least one metric"),
         ({"space": {"objective/betta": FloatDistribution(0, 1)}}, "valid: objective/beta"),
         ({"space": {"objective/beta": FloatDistribution(-1, 1)}}, "objective/beta .* got -1.0"),
-        ({"space": {"model/latent_dim": IntDistribution(1, 9999)}}, "latent_dim .* got 9999"),
+        ({"space": {"model/latent_dim": IntDistribution(2, 9999)}}, "latent_dim .* got 9999"),
         ({"space": {"prior/kind": Choice({"norml": {}})}}, "prior/kind must be one of .*'norml'"),
         (
             {"space": {"prior/kind": Choice({"sparse": {"prior/gamma": FloatDistribution(0, 2)}})}},
@@ -89,6 +89,29 @@ def test_a_pinned_conditional_key_holds_wherever_its_option_is_drawn():
     assert ranges == {"prior/gamma": CategoricalDistribution((0.7,))}
     with pytest.raises(ConfigError, match="prior/gamma must be at most 1.0, got 7.0"):
         spec.resized(spec.size, {"prior/gamma": 7.0})
+
+
+def test_a_conditional_key_pinned_with_its_option_holds_for_every_trial():
+    spec = make_spec()
+    pinned = spec.resized(spec.size, {"prior/kind": "sparse", "prior/gamma": 0.7})
+    assert pinned.base.prior.gamma == 0.7
+    assert set(pinned.space) == {"objective/beta"}
+    with pytest.raises(ConfigError, match="prior/gamma has no meaning under prior/kind normal"):
+        spec.resized(spec.size, {"prior/kind": "normal", "prior/gamma": 0.7})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank_by": {"disentanglement/factor_vae": "max"}}, "needs known factors"),
+        ({"rank_by": {"latent/components_used": "max"}}, "needs a clustered prior"),
+        ({"space": {"model/latent_dim": IntDistribution(1, 8)}}, "needs two latent dimensions"),
+        ({"space": {"training/seed": IntDistribution(0, 8)}}, "give --seed instead"),
+    ],
+)
+def test_a_metric_that_some_trial_could_never_have_is_not_ranked_by(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        make_spec(**changes)
 
 
 def test_identity_tells_any_change_of_what_is_searched():

@@ -3,6 +3,7 @@ import re
 import signal
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -179,6 +180,11 @@ REFUSED = [
     (["clustering", "--gpus-per-trial", "1000"], "asks for 1000 GPUs a trial, and there are"),
     (["clustering", "--cpus-per-trial", "6400"], "asks for 6400 CPUs a trial, and there are"),
     (["clustering", "--name", ""], "--name must have 1 to"),
+    (["clustering", "--storage", ""], "--storage must name a folder"),
+    (["clustering", "--set", "training/seed=5"], "give --seed instead"),
+    (["sparsity", "--set", "prior/kind=normal", "--set", "prior/gamma=0.5"], "prior/gamma has no"),
+    (["sparsity", "--set", "model/latent_dim=1"], "sparsity/hoyer, which needs two latent dim"),
+    (["clustering", "--address", "127.0.0.1:9"], "nothing answers at --address 127.0.0.1:9"),
     (["clustering", "--tracking-uri", "./mlruns"], "mlruns"),
     (["sparsity", "--data-dir", "nowhere"], "train-images-idx3-ubyte"),
 ]
@@ -193,9 +199,7 @@ def test_what_is_refused_is_refused_before_anything_is_created(
     with pytest.raises(DdvaeError) as refused:
         main.main([*words, *(["--dry-run"] * dry)], standalone_mode=False)
     assert message in str(refused.value)
-    assert "studies" not in [path.name for path in tmp_path.iterdir()] or not any(
-        (tmp_path / "studies").iterdir()
-    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_refusal_is_one_message_and_exit_code_2(tmp_path):
@@ -220,6 +224,13 @@ def test_a_storage_that_is_a_file_is_refused(tmp_path):
     done = run("clustering", tmp_path)
     assert done.returncode == exit_codes.REFUSED
     assert f"storage {tmp_path}/studies must be a folder that can be written to" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--hours", "--cpus-per-trial", "--gpus-per-trial"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1e400"])
+def test_a_number_that_is_none_is_refused(option, value):
+    with pytest.raises(click.BadParameter):
+        main.main(["clustering", option, value], standalone_mode=False)
 
 
 def test_an_unknown_option_is_refused_with_exit_code_2(tmp_path):

@@ -3,6 +3,9 @@
 import difflib
 import importlib
 import importlib.util
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -44,11 +47,11 @@ def find_study(name: str) -> StudyFile:
     if name in known_studies():
         return _from_path(SEARCH_SPACES / f"{name}.py")
     if name.endswith(".py") or "/" in name:
-        return _from_path(Path(name).expanduser())
-    if "." in name:
+        return _from_path(Path(name))
+    if "." in name and all(part.isidentifier() for part in name.split(".")):
         return _from_module(name)
     near = difflib.get_close_matches(name, known_studies(), n=1)
-    meant = f"; did you mean {near[0]}?" if near else ""
+    meant = f"; did you mean {near[0]}?" if near else "."
     raise ConfigError(
         f"unknown study {name!r}; known: {', '.join(known_studies())}{meant} "
         "A path to a .py file or a dotted module works too"
@@ -56,29 +59,68 @@ def find_study(name: str) -> StudyFile:
 
 
 def _from_path(path: Path) -> StudyFile:
-    if not path.is_file():
-        raise ConfigError(
-            f"no study file at {path.absolute()}; known: {', '.join(known_studies())}"
-        )
+    try:
+        path = path.expanduser().absolute()
+        is_there = path.is_file()
+    except (OSError, RuntimeError) as error:  # no such home, a name too long, a closed folder
+        raise ConfigError(f"no study file at {path}: {error}") from error
+    if not is_there:
+        raise ConfigError(f"no study file at {path}; known: {', '.join(known_studies())}")
     found = importlib.util.spec_from_file_location(f"_study_{path.stem}", path)
     if found is None or found.loader is None:
         raise ConfigError(f"{path} must be a Python file")
     module = importlib.util.module_from_spec(found)
-    try:
+    with _refusing(str(path)):
         found.loader.exec_module(module)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except (SyntaxError, ImportError, NameError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-    return _study_in(module, path.stem, str(path.absolute()))
+    return _study_in(module, path.stem, str(path))
 
 
 def _from_module(name: str) -> StudyFile:
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError(f"no study module {name!r}: {error}") from error
+    with _refusing(f"study module {name!r}"):
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # it is there, and misses another one
+            module = None
+    if module is None:
+        raise ConfigError(f"there is no study module {name!r}")
     return _study_in(module, name.rpartition(".")[2], str(module.__file__))
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turn whatever a study file does while it is loaded, its own exit too, into a refusal.
+
+    Raises:
+        ConfigError: Names the file, the line and the error.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{what}{_line(error)}: {error}") from error
+    except (Exception, SystemExit) as error:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+        cause = ": ".join(filter(None, (type(error).__name__, " ".join(text.split()))))
+        where = f"{what}{line}," if (line := _line(error)) else what
+        raise ConfigError(f"{where} cannot be read: {cause}") from error
+
+
+def _line(error: BaseException) -> str:
+    """Where the study's code was when that happened, as far as it is known."""
+    if isinstance(error, SyntaxError):
+        return f", {Path(error.filename or '').name} line {error.lineno}" if error.lineno else ""
+    calls = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not _is_loading(frame.f_code.co_filename)
+    ]
+    lines = [line for file, line in calls if file == calls[0][0]]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _is_loading(file: str) -> bool:
+    return file in (__file__, importlib.__file__) or file.startswith("<frozen importlib")
 
 
 def _study_in(module: ModuleType, name: str, path: str) -> StudyFile:

@@ -1,10 +1,12 @@
 """How every command ends: what we refuse is one message and a documented exit code."""
 
+import math
 import os
 import sys
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from contextlib import contextmanager, suppress
+from typing import IO, Any, NoReturn
 
 import click
 from rich.console import Console
@@ -23,35 +25,81 @@ def run(command: click.Command, name: str) -> NoReturn:
     except click.exceptions.Exit as error:  # --help and the like
         code = error.exit_code
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         code = exit_codes.REFUSED
     except DdvaeError as error:
-        click.echo(f"error: {error}", err=True)
+        _tell(f"error: {error}")
         code = exit_codes.REFUSED
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        _tell("interrupted: what was recorded is kept; the same command goes on")
         code = exit_codes.INTERRUPTED
+    except SystemExit as error:  # a signal's says in a note how to go on
+        for note in getattr(error, "__notes__", ()):
+            _tell(note)
+        raise
     sys.exit(code)
 
 
 @contextmanager
 def reader_may_go() -> Iterator[None]:
-    """Let the reader of our output go, as with ``| head``: what is left is said to nobody."""
+    """Let our output go where nobody takes it: what is left is said to nobody.
+
+    A reader that has gone, as with ``| head``, did so on purpose; that a disk is full is told.
+    """
     try:
         yield
+    except OSError as error:
+        if not _is_of_output(error):
+            raise
+        _give_up(sys.stdout, error)
+    try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        _silence(sys.stdout.fileno())
+    except OSError as error:
+        _give_up(sys.stdout, error)
+
+
+class FiniteRange(click.FloatRange):
+    """A float within bounds, and no nan, which lies within any: no comparison with it fails."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number that the text means; a usage error where it is none."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 class PatientConsole(Console):
-    """Falls silent where its reader has gone; Rich's own would end the command with 1."""
+    """Falls silent where nobody takes its output; Rich's own would end the command with 1."""
 
-    def on_broken_pipe(self) -> None:
-        """Say what is left to nobody."""
-        self.quiet = True
-        _silence(self.file.fileno())
+    def _write_buffer(self) -> None:
+        try:
+            super()._write_buffer()
+        except OSError as error:
+            self.quiet = True
+            _give_up(self.file, error)
 
 
-def _silence(file_descriptor: int) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), file_descriptor)
+def _is_of_output(error: OSError) -> bool:
+    """Whether it was raised by writing what we show, and not by the command's own work."""
+    if isinstance(error, BrokenPipeError):
+        return True
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_globals.get("__name__") == click.echo.__module__
+
+
+def _give_up(file: IO[str], error: OSError) -> None:
+    """Say the rest to nobody; what is still buffered would fail again when the process ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, file.fileno())
+    os.close(nowhere)
+    if not isinstance(error, BrokenPipeError):
+        _tell(f"the rest of the output is lost: it cannot be written ({error.strerror or error})")
+
+
+def _tell(message: str) -> None:
+    with suppress(OSError):  # nobody listens there either
+        click.echo(message, err=True)

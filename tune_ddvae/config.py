@@ -9,11 +9,14 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tune_ddvae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Value = bool | int | float | str | None
 Direction = Literal["max", "min"]
@@ -28,9 +31,9 @@ class DatasetFacts:
     max_test: int
     likelihoods: tuple[str, ...]
     default_width: int
-    max_validation: int | None = (
-        None  # where it is drawn by itself, not split off the training points
-    )
+    # Where validation points are drawn by themselves, not split off the training points.
+    max_validation: int | None = None
+    has_factors: bool = False  # generative factors are known for each point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ class MetricFacts:
     unit: str
     direction: Direction | None  # None where neither way is better by itself
     meaning: str
-    needs: str = ""  # what the data must have
+    needs: str = ""  # a key of NEEDS
 
 
 _IMAGES = ("laplace", "normal", "bernoulli")
@@ -77,12 +80,16 @@ DIVERGENCES = ("mmd", "inclusive_kl")
 
 METRICS: Mapping[str, MetricFacts] = {
     "sparsity/hoyer": MetricFacts(
-        unit="0 to 1", direction="max", meaning="normalised Hoyer over the active dimensions"
+        unit="0 to 1",
+        direction="max",
+        meaning="normalised Hoyer over the active dimensions",
+        needs="two latent dimensions",
     ),
     "sparsity/hoyer_all": MetricFacts(
         unit="0 to 1",
         direction="max",
         meaning="the paper's Hoyer, over all dimensions; never rank by it",
+        needs="two latent dimensions",
     ),
     "log_likelihood/iwae": MetricFacts(
         unit="nats", direction="max", meaning="importance-weighted bound on log p(x)"
@@ -98,7 +105,7 @@ METRICS: Mapping[str, MetricFacts] = {
         unit="components",
         direction=None,
         meaning="prior components nearest to at least 2 % of the posterior means",
-        needs="clustered prior",
+        needs="a clustered prior",
     ),
     "divergence/mmd": MetricFacts(
         unit="1", direction="min", meaning="squared MMD of aggregate posterior and prior"
@@ -123,6 +130,7 @@ class DataConfig:
     seed: int = 0  # of splits and generated points; never the trial's
 
     def __post_init__(self) -> None:
+        _in_own_types("data", self)
         _one_of("data/name", self.name, DATASETS)
         facts = DATASETS[self.name]
         _within("data/num_validation", self.num_validation, low=0, high=facts.max_validation)
@@ -159,6 +167,7 @@ class ModelConfig:
     width: int | None = None
 
     def __post_init__(self) -> None:
+        _in_own_types("model", self)
         _within("model/latent_dim", self.latent_dim, low=1, high=4096)
         _within("model/width", self.width, low=1, high=4096)
 
@@ -174,6 +183,7 @@ class PriorConfig:
     spike_scale: float | None = None  # sparse: standard deviation of the spike
 
     def __post_init__(self) -> None:
+        _in_own_types("prior", self)
         _fill_kind("prior", self, PRIORS)
         _within("prior/scale", self.scale, above=0.0)
         _within("prior/df", self.df, above=0.0)
@@ -189,6 +199,7 @@ class LikelihoodConfig:
     scale: float | None = None
 
     def __post_init__(self) -> None:
+        _in_own_types("likelihood", self)
         _fill_kind("likelihood", self, LIKELIHOODS)
         _within("likelihood/scale", self.scale, above=0.0)
 
@@ -203,6 +214,7 @@ class ObjectiveConfig:
     num_samples: int = 1  # K, codes drawn per point in training
 
     def __post_init__(self) -> None:
+        _in_own_types("objective", self)
         _within("objective/beta", self.beta, low=0.0)
         _within("objective/alpha", self.alpha, low=0.0)
         _one_of("objective/divergence", self.divergence, DIVERGENCES)
@@ -219,6 +231,7 @@ class OptimiserConfig:
     amsgrad: bool = True
 
     def __post_init__(self) -> None:
+        _in_own_types("optimiser", self)
         _within("optimiser/learning_rate", self.learning_rate, above=0.0)
         _within("optimiser/beta1", self.beta1, low=0.0, below=1.0)
         _within("optimiser/beta2", self.beta2, low=0.0, below=1.0)
@@ -234,6 +247,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _in_own_types("training", self)
         _within("training/epochs", self.epochs, low=1)
         # Batch norm and the unbiased MMD both divide by the batch size minus one.
         _within("training/batch_size", self.batch_size, low=2)
@@ -259,6 +273,7 @@ class MetricsConfig:
     seed: int = 0  # evaluation's own generator, the same at every epoch
 
     def __post_init__(self) -> None:
+        _in_own_types("metrics", self)
         _within("metrics/iwae_num_samples", self.iwae_num_samples, low=1)
         _within("metrics/iwae_num_points", self.iwae_num_points, low=1)
         _within("metrics/active_threshold", self.active_threshold, low=0.0)
@@ -282,6 +297,12 @@ class TrialConfig:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
     def __post_init__(self) -> None:
+        for name, kind in _part_types().items():
+            part = getattr(self, name)
+            if not isinstance(part, kind):
+                raise ConfigError(
+                    f"{name} must be a {kind.__name__}, got {part!r} of type {type(part).__name__}"
+                )
         if self.prior.kind == "clustered" and self.model.latent_dim != 2:
             raise ConfigError(
                 f"model/latent_dim must be 2 under prior/kind clustered, got {self.model.latent_dim}"
@@ -307,6 +328,19 @@ class TrialConfig:
     def has_validation(self) -> bool:
         """Whether unprefixed metrics come from a validation split, not from the test set."""
         return self.data.num_validation > 0
+
+
+NEEDS: Mapping[str, Callable[[TrialConfig], bool]] = {
+    "two latent dimensions": lambda config: config.model.latent_dim >= 2,
+    "a clustered prior": lambda config: config.prior.kind == "clustered",
+    "known factors": lambda config: DATASETS[config.data.name].has_factors,
+}
+
+
+def unmet_need(metric: str, config: TrialConfig) -> str:
+    """What the metric needs and the configuration lacks; empty where it can have a value."""
+    needs = METRICS[metric].needs
+    return "" if not needs or NEEDS[needs](config) else needs
 
 
 def _part_types() -> dict[str, type]:
@@ -415,6 +449,13 @@ def parse_value(key: str, text: str) -> Value:
             except ValueError:
                 continue
     return typed_value(key, text)
+
+
+def _in_own_types(part: str, config: "DataclassInstance") -> None:
+    """Refuse fields of a wrong type, as ``from_flat`` does; an int meant as a float becomes one."""
+    for f in dataclasses.fields(config):
+        value = typed_value(f"{part}/{f.name}", getattr(config, f.name))
+        object.__setattr__(config, f.name, value)
 
 
 def _fill_kind(

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from optuna.distributions import (
@@ -26,9 +26,12 @@ from tune_ddvae.config import (
     Value,
     checked_key,
     to_flat,
+    unmet_need,
     with_overrides,
 )
 from tune_ddvae.errors import ConfigError
+
+SEED = "training/seed"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,13 @@ class StudySize:
     startup_trials: int = 10  # drawn at random before the sampler models anything
     overrides: Overrides = field(default_factory=dict)  # of the base configuration
 
+    def __post_init__(self) -> None:
+        _check_type("trials", self.trials, int, type(None))
+        _check_type("first_rung", self.first_rung, int, type(None))
+        _check_type("reduction_factor", self.reduction_factor, int)
+        _check_type("startup_trials", self.startup_trials, int)
+        _check_mapping("overrides", self.overrides)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudySpec:
@@ -67,8 +77,9 @@ class StudySpec:
     sampler: str = "tpe"  # or "random"
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check_metrics(self.rank_by)
-        _check_space(self.base, self.space)
+        _check_space(self.base, self.space, self.rank_by)
         for name, setting in self.published.items():
             _decoded(self.base, setting, f"published setting {name!r}")
         for name in self.first:
@@ -80,7 +91,7 @@ class StudySpec:
             raise ConfigError(f"sampler must be tpe or random, got {self.sampler!r}")
         for size in (self.size, self.quick):
             resized = _decoded(self.base, size.overrides, "size")
-            _check_space(resized, self.space)
+            _check_space(resized, self.space, self.rank_by)
             _check_size(size, resized)
 
     def resized(self, size: StudySize, pins: Overrides | None = None) -> "StudySpec":
@@ -89,17 +100,18 @@ class StudySpec:
         A pinned key is searched no longer; a published setting that says otherwise is left out.
         """
         pins = pins or {}
+        _check_seed(pins)
+        # A conditional key has a meaning only under its option: while that is still searched, the
+        # pin stays in the space. With the choice pinned too, it belongs to the base, where one of
+        # another option is refused.
         conditional = {
             key
-            for dist in self.space.values()
-            if isinstance(dist, Choice)
+            for choice, dist in self.space.items()
+            if isinstance(dist, Choice) and choice not in pins
             for option in dist.options.values()
             for key in option
         }
-        # A conditional key has a meaning only under its option, so its pin stays in the space.
-        fixed = {
-            key: value for key, value in pins.items() if key in self.space or key not in conditional
-        }
+        fixed = {key: value for key, value in pins.items() if key not in conditional}
         published = {
             name: setting
             for name, setting in self.published.items()
@@ -189,6 +201,49 @@ def _pinned_ranges(
     }
 
 
+def _check_types(spec: StudySpec) -> None:
+    """Refuse fields of a wrong type: a study file is checked by nobody else."""
+    _check_mapping("rank_by", spec.rank_by, str)
+    _check_type("base", spec.base, TrialConfig)
+    _check_mapping("space", spec.space, BaseDistribution, Choice)
+    for key, dist in spec.space.items():
+        if isinstance(dist, Choice):
+            _check_mapping(f"options of {key}", dist.options, Mapping)
+            for option, ranges in dist.options.items():
+                _check_mapping(f"option {option!r} of {key}", ranges, BaseDistribution)
+    _check_type("size", spec.size, StudySize)
+    _check_type("quick", spec.quick, StudySize)
+    _check_mapping("published", spec.published, Mapping)
+    for name, setting in spec.published.items():
+        _check_mapping(f"published setting {name!r}", setting)
+    _check_type("first", spec.first, tuple)
+    for name in spec.first:
+        _check_type("a name in first", name, str)
+    _check_type("sampler", spec.sampler, str)
+
+
+def _check_mapping(name: str, value: object, *kinds: type) -> None:
+    """Refuse what is no mapping from names to values of these types; none: of any."""
+    _check_type(name, value, Mapping)
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        _check_type(f"a key of {name}", key, str)
+        if kinds:
+            _check_type(f"{key} in {name}", inner, *kinds)
+
+
+def _check_type(name: str, value: object, *kinds: type) -> None:
+    if isinstance(value, bool) or not isinstance(value, kinds):  # no field here is a truth value
+        wanted = " or ".join(_KIND_NAMES.get(kind, kind.__name__) for kind in kinds)
+        raise ConfigError(f"{name} must be {wanted}, got {value!r} of type {type(value).__name__}")
+
+
+_KIND_NAMES: Mapping[type, str] = {
+    type(None): "none",
+    Mapping: "a mapping (name: value)",
+    BaseDistribution: "a distribution of optuna.distributions",
+}
+
+
 def _check_metrics(rank_by: Mapping[str, Direction]) -> None:
     if not rank_by:
         raise ConfigError("rank_by must name at least one metric")
@@ -197,6 +252,17 @@ def _check_metrics(rank_by: Mapping[str, Direction]) -> None:
             raise ConfigError(f"unknown metric {metric!r} in rank_by; valid: {', '.join(METRICS)}")
         if way not in ("max", "min"):
             raise ConfigError(f"direction of {metric} must be max or min, got {way!r}")
+
+
+def _check_needs(rank_by: Iterable[str], config: TrialConfig) -> None:
+    for metric in rank_by:
+        lacking = unmet_need(metric, config)
+        if lacking:
+            raise ConfigError(
+                f"rank_by names {metric}, which needs {lacking}; data/name {config.data.name} with "
+                f"prior/kind {config.prior.kind} and model/latent_dim {config.model.latent_dim} "
+                "cannot have it"
+            )
 
 
 def _check_size(size: StudySize, base: TrialConfig) -> None:
@@ -222,8 +288,16 @@ def _check_size(size: StudySize, base: TrialConfig) -> None:
             )
 
 
-def _check_space(base: TrialConfig, space: Space) -> None:
+def _check_seed(keys: Iterable[str]) -> None:
+    if SEED in keys:
+        raise ConfigError(
+            f"{SEED} follows from the study's seed and the trial's number; give --seed instead"
+        )
+
+
+def _check_space(base: TrialConfig, space: Space, rank_by: Iterable[str]) -> None:
     """Decode every end of every range, under every option of every choice."""
+    _check_seed(space)
     for key, dist in space.items():
         checked_key(key)
         if isinstance(dist, Choice) and not dist.options:
@@ -231,10 +305,11 @@ def _check_space(base: TrialConfig, space: Space) -> None:
     _check_shared(space)
     for branch in _branches(space):
         lows = {key: ends(dist)[0] for key, dist in branch.items()}
-        _decoded(base, lows, "search space")
+        _check_needs(rank_by, _decoded(base, lows, "search space"))
         for key, dist in branch.items():
             for end in ends(dist):
-                _decoded(base, {**lows, key: end}, f"search space, an end of {key}")
+                decoded = _decoded(base, {**lows, key: end}, f"search space, an end of {key}")
+                _check_needs(rank_by, decoded)
 
 
 def _check_shared(space: Space) -> None:

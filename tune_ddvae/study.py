@@ -11,12 +11,13 @@ import click
 from rich.console import Console
 
 from tune_ddvae.catalogue import StudyFile, find_study, known_studies
-from tune_ddvae.cli import PatientConsole, reader_may_go
+from tune_ddvae.cli import FiniteRange, PatientConsole, reader_may_go
 from tune_ddvae.config import Value, parse_value
 from tune_ddvae.errors import ConfigError
 from tune_ddvae.spec import StudySpec
 
 LOG_WIDTH = 160
+MOST_HOURS = 87_600.0  # ten years: more than any clock here is asked for
 EPILOG = """Exit codes: 0 complete with at least one success, 1 no trial succeeded, 2 refused, 3 stopped
 with work left, 130 interrupted, 143 terminated."""
 
@@ -30,11 +31,11 @@ with work left, 130 interrupted, 143 terminated."""
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of a whole trial.")
 @click.option("--first-rung", help="Epochs before any trial is stopped early, or none.")
 @click.option("--max-concurrent", type=click.IntRange(min=1), help="Most trials at once.")
+@click.option("--cpus-per-trial", type=FiniteRange(min=0, min_open=True), help="What one takes.")
+@click.option("--gpus-per-trial", type=FiniteRange(min=0), help="May be a fraction.")
 @click.option(
-    "--cpus-per-trial", type=click.FloatRange(min=0, min_open=True), help="What one takes."
+    "--hours", type=FiniteRange(min=0, min_open=True, max=MOST_HOURS), help="Stop after so long."
 )
-@click.option("--gpus-per-trial", type=click.FloatRange(min=0), help="May be a fraction.")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The study's seed."
 )

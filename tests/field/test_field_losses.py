@@ -10,6 +10,7 @@ from tests.studies import (
     Tracked,
     driving,
     ended,
+    num_rows,
     result,
     trials_of,
     trials_so_far,
@@ -110,3 +111,21 @@ def test_every_killed_worker_is_gone(bereft):
     killer, *_ = bereft
     for pids in killer.killed.values():
         assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_ray_that_dies_under_the_study_ends_it_with_work_left(workplace):
+    """Tune itself would wait for a node for ever."""
+    study = write_tiny(workplace, trials=6)
+    # Far longer than Ray takes to notice: workers that run already go on for a while.
+    words = ["--epochs", 100 * EPOCHS, "--first-rung", "none", "--max-concurrent", 2]
+    words += ["--cpus-per-trial", 1, "--json"]
+    with driving(study, workplace, *words) as driver:
+        assert wait_until(driver, lambda: num_rows(workplace, "tiny") >= 10)
+        children = psutil.Process(driver.pid).children()
+        (raylet,) = [child for child in children if child.name() == "raylet"]
+        raylet.kill()
+        done = ended(driver)
+    assert done.returncode == exit_codes.WORK_LEFT, done.stderr
+    assert "Ray's last node died" in result(done)["outcome"]
+    assert all(run.info.status != "RUNNING" for run in Tracked(workplace, "tiny", "tiny").children)
+    assert trials_of(workplace, "tiny")[0].losses == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 from ray.tune.schedulers import TrialScheduler
@@ -403,6 +404,8 @@ UNREACHABLE = """Failure # 1 (occurred at 2026-11-25_16-18-11)
 The actor 52d02d4326a791bc58b1c72d01000000 is unavailable: The actor is temporarily unavailable: \
 RpcError: RPC error: Socket closed rpc_code: 14. The task may or may not have been executed on the actor.
 """
+OWNER_DIED = """The actor is dead because its owner has died. Owner Id: 01 Owner Ip address: 192.0.2.2
+"""
 RAISED = """Failure # 1 (occurred at 2026-11-25_16-17-13)
 ray::TrialTrainable.train() (pid=24439, ip=192.0.2.2, actor_id=e4358e36e90b1cf6ba03955a01000000)
   File "/home/me/classroom/trainable.py", line 12, in step
@@ -440,7 +443,7 @@ def test_any_other_loss_keeps_rays_own_words(tmp_path):
     assert "\n" not in found
 
 
-@pytest.mark.parametrize("text", [NODE_DIED, UNREACHABLE])
+@pytest.mark.parametrize("text", [NODE_DIED, UNREACHABLE, OWNER_DIED])
 def test_a_lost_node_is_named_as_such_and_not_counted_against_its_trial(text):
     assert judge(text) == Loss("its node died or cannot be reached", counts=False)
 
@@ -462,3 +465,26 @@ def test_a_text_that_is_not_utf_8_is_read_all_the_same(tmp_path):
     path = tmp_path / "error.txt"
     path.write_bytes(b"caf\xe9 closed")
     assert "closed" in loss_of(SimpleNamespace(error_file=os.fspath(path))).reason
+
+
+def test_a_trial_that_asked_for_no_gpu_sees_none(ray_address):
+    @ray.remote(num_cpus=1, num_gpus=0)
+    def visible():
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    assert ray.get(visible.remote()) == ""
+
+
+@pytest.mark.parametrize("name", ["end_attempt", "lose_attempt", "take_checkpoint"])
+def test_a_bug_of_ours_that_tune_would_swallow_ends_the_study(tune, monkeypatch, name):
+    def broken(*args, **kwargs):
+        raise KeyError("a bug of ours")
+
+    trial = tune.suggest()
+    monkeypatch.setattr(tune.study, name, broken)
+    if name == "lose_attempt":
+        tune.lose(trial, "killed")
+    else:
+        tune.train(trial)
+    with pytest.raises(KeyError, match="a bug of ours"):
+        tune.callback.on_step_begin(0, tune.trials)

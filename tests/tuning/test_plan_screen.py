@@ -71,6 +71,12 @@ def test_time_is_unknown_without_seconds_per_epoch():
     assert "unknown; some" in screen(make_plan(seconds_per_epoch=None))
 
 
+def test_time_is_that_of_new_trials_and_never_about_nothing():
+    assert "time         about 10 s: some" in screen(make_plan(seconds_per_epoch=1e-6))
+    assert "epochs of 3 new trials" in screen(make_plan(num_recorded=9))
+    assert "no new one is to be begun" in screen(make_plan(num_recorded=12))
+
+
 def test_without_rungs_it_says_that_nobody_is_stopped():
     spec = make_spec(epochs=7, first_rung=None)
     assert "no trial is stopped early" in screen(make_plan(spec=spec))

@@ -15,7 +15,12 @@ from tune_ddvae.errors import RecordError
 from tune_ddvae.spec import flat_space
 from tune_ddvae.tuning import opening
 from tune_ddvae.tuning import record as record_module
-from tune_ddvae.tuning.opening import FILE_NAME, num_recorded, open_record, record_url
+from tune_ddvae.tuning.opening import (
+    FILE_NAME,
+    check_recorded,
+    open_record,
+    record_url,
+)
 from tune_ddvae.tuning.record import Record
 from tune_ddvae.tuning.trials import Checkpoint, Decision, Row, State, Trial
 
@@ -184,18 +189,125 @@ def test_a_damaged_record_is_refused_with_its_place(tmp_path):
     with pytest.raises(RecordError, match=f"{tmp_path}/{FILE_NAME} cannot be opened"):
         open_at(tmp_path)
     with pytest.raises(RecordError, match=f"{tmp_path}/{FILE_NAME} cannot be read"):
-        num_recorded(tmp_path)
+        check_recorded(tmp_path, "simulated", SPEC.identity())
+
+
+def damage(folder: Path, statement: str) -> None:
+    engine = create_engine(record_url(folder))
+    with engine.begin() as connection:
+        assert connection.execute(text(statement)).rowcount == 1
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("statement", "where"),
+    [
+        ("ddvae_trials SET config = '{\"a\": ' WHERE number = 1", "trial 1 in table ddvae_trials"),
+        ("ddvae_trials SET config = '[1]' WHERE number = 1", "trial 1 in table ddvae_trials"),
+        ("ddvae_trials SET params = '' WHERE number = 0", "trial 0 in table ddvae_trials"),
+        ("ddvae_trials SET facts = 'x' WHERE number = 0", "trial 0 in table ddvae_trials"),
+        ("ddvae_trials SET state = 'fine' WHERE number = 0", "trial 0 in table ddvae_trials"),
+        ("ddvae_trials SET rank_values = '1' WHERE number = 0", "trial 0 in table ddvae_trials"),
+        ("ddvae_rows SET metrics = '{'", "trial 1, epoch 3 in table ddvae_rows"),
+        ("ddvae_rows SET absent = 'null'", "trial 1, epoch 3 in table ddvae_rows"),
+        ("ddvae_rows SET decision = '{}'", "trial 1, epoch 3 in table ddvae_rows"),
+        ("ddvae_rows SET number = 7", "trial 7, epoch 3 in table ddvae_rows"),
+        ("ddvae_checkpoints SET number = 7", "trial 7, trials/1/3 in table ddvae_checkpoints"),
+        ("ddvae_studies SET identity = 'x'", "study 'simulated' in table ddvae_studies"),
+    ],
+)
+def test_damage_inside_a_record_is_refused_with_its_place_and_the_mend(statement, where, tmp_path):
+    record = open_at(tmp_path)
+    for number in (0, 1):
+        record.add_trial(make_trial(number))
+    record.add_row(1, make_row(1, 3, decision=Decision(True, 0.5, ())))
+    record.add_checkpoint(1, Checkpoint(3, "trials/1/3"))
+    record.close()
+    damage(tmp_path, f"UPDATE {statement}")
+    for look in (open_at, lambda folder: check_recorded(folder, "simulated", SPEC.identity())):
+        with pytest.raises(RecordError) as refused:
+            look(tmp_path)
+        message = str(refused.value)
+        assert message.startswith(f"the record {tmp_path}/{FILE_NAME} is damaged: {where} cannot")
+        assert message.endswith("Put back a copy from before, or begin anew under another --name")
+
+
+@pytest.mark.parametrize("content", [None, b""], ids=["gone", "empty"])
+def test_a_study_whose_record_is_lost_beside_its_trials_never_begins_anew(content, tmp_path):
+    (tmp_path / "trials" / "00000-abc").mkdir(parents=True)
+    if content is not None:
+        (tmp_path / FILE_NAME).write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
+    for look in (open_at, lambda folder: check_recorded(folder, "simulated", SPEC.identity())):
+        with pytest.raises(RecordError, match=f"{FILE_NAME} is .*, but {tmp_path}/trials holds"):
+            look(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_record_without_trials_is_begun(tmp_path):
+    (tmp_path / FILE_NAME).touch()
+    (tmp_path / "trials").mkdir()
+    assert check_recorded(tmp_path, "simulated", SPEC.identity()) == 0
+    open_at(tmp_path).close()
+
+
+def test_a_dry_look_counts_this_studys_trials_and_makes_nothing(tmp_path):
+    identity = SPEC.identity()
+    assert check_recorded(tmp_path / "nowhere", "simulated", identity) == 0
+    assert list(tmp_path.iterdir()) == []
+    for name in ("simulated", "other"):
+        record = open_at(tmp_path, name)
+        for number in range(3):
+            record.add_trial(make_trial(number))
+        record.close()
+    before = (tmp_path / FILE_NAME).read_bytes()
+    assert check_recorded(tmp_path, "simulated", identity) == 3
+    assert check_recorded(tmp_path, "third", identity) == 0
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+
+
+def test_a_dry_look_refuses_another_study_in_the_words_of_opening(tmp_path):
+    open_at(tmp_path, seed=0).close()
+    said = []
+    for look in (
+        lambda: open_at(tmp_path, seed=1),
+        lambda: check_recorded(tmp_path, "simulated", {**SPEC.identity(), "seed": 1}),
+    ):
+        with pytest.raises(RecordError, match="seed: 0 in the record, 1 now") as refused:
+            look()
+        said.append(str(refused.value))
+    assert said[0] == said[1]
+
+
+def test_a_dry_look_refuses_a_name_that_is_another_programs(tmp_path):
+    optuna.create_study(study_name="theirs", storage=record_url(tmp_path))
+    for look in (
+        lambda: check_recorded(tmp_path, "theirs", SPEC.identity()),
+        lambda: open_at(tmp_path, "theirs"),
+        lambda: check_recorded(tmp_path, "theirs", SPEC.identity()),
+    ):
+        with pytest.raises(RecordError, match="a study 'theirs' that is another program's"):
+            look()
+
+
+def test_a_dry_look_at_what_is_no_record_says_so_on_one_line_without_sql(tmp_path):
+    (tmp_path / FILE_NAME).write_bytes(b"not a database " * 1000)
+    with pytest.raises(RecordError) as refused:
+        check_recorded(tmp_path, "simulated", {})
+    assert str(refused.value) == (
+        f"the record {tmp_path}/{FILE_NAME} cannot be read: file is not a database"
+    )
 
 
 def test_counting_trials_makes_and_changes_nothing(tmp_path):
-    assert num_recorded(tmp_path) == 0
+    assert check_recorded(tmp_path, "simulated", SPEC.identity()) == 0
     assert list(tmp_path.iterdir()) == []
     record = open_at(tmp_path)
     for number in range(3):
         record.add_trial(make_trial(number))
     record.close()
     before = (tmp_path / FILE_NAME).read_bytes()
-    assert num_recorded(tmp_path) == 3
+    assert check_recorded(tmp_path, "simulated", SPEC.identity()) == 3
     assert (tmp_path / FILE_NAME).read_bytes() == before
 
 
@@ -236,7 +348,7 @@ def test_a_study_can_be_moved_and_read_on(name, tmp_path):
     drive(study)
     assert len(study.trials) == 3
     study.record.close()
-    assert num_recorded(there) == 3
+    assert check_recorded(there, "simulated", {**SPEC.identity(), "seed": 0}) == 3
     assert not here.exists()
 
 

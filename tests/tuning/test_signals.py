@@ -7,6 +7,7 @@ from tune_ddvae import exit_codes
 from tune_ddvae.tuning.engine import StopSwitch
 from tune_ddvae.tuning.signals import exit_code_of, signals_stop, terminate_cleanly
 
+KEPT = "what was recorded is kept; the same command goes on"
 SIGNALS = [
     (signal.SIGINT, "interrupted", exit_codes.INTERRUPTED),
     (signal.SIGTERM, "terminated", exit_codes.TERMINATED),
@@ -39,7 +40,27 @@ def test_a_second_signal_ends_the_process_at_once_with_its_own_code(number, reas
         with pytest.raises(SystemExit) as ended:
             signal.raise_signal(number)
     assert ended.value.code == code
+    assert ended.value.__notes__ == [f"{reason}: {KEPT}"]
     assert switch.reason == "interrupted"
+
+
+def test_an_exit_that_ray_makes_of_the_second_signal_keeps_the_signals_code():
+    def interrupted_twice():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(SystemExit):
+            signal.raise_signal(signal.SIGINT)
+        raise SystemExit(1)
+
+    with pytest.raises(SystemExit) as ended, signals_stop(StopSwitch()):
+        interrupted_twice()
+    assert ended.value.code == exit_codes.INTERRUPTED
+    assert ended.value.__notes__ == [f"interrupted: {KEPT}"]
+
+
+def test_an_exit_that_is_no_signals_is_left_as_it_is():
+    with pytest.raises(SystemExit) as ended, signals_stop(StopSwitch()):
+        raise SystemExit(1)
+    assert ended.value.code == 1
 
 
 def test_signals_mean_afterwards_what_they_meant_before():
@@ -62,4 +83,5 @@ def test_termination_unwinds_the_stack_so_that_what_is_held_is_let_go():
         held.callback(let_go.append, "lock")
         signal.raise_signal(signal.SIGTERM)
     assert ended.value.code == exit_codes.TERMINATED
+    assert ended.value.__notes__ == [f"terminated: {KEPT}"]
     assert let_go == ["lock"]

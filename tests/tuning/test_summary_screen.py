@@ -10,6 +10,7 @@ from tests.tuning.simulated import drive, make_spec, metrics_at, open_study
 from tune_ddvae.tuning.summary import Summary
 from tune_ddvae.tuning.summary_screen import render, show
 from tune_ddvae.tuning.trials import Report, State
+from tune_ddvae.tuning.wording import figure, number
 
 
 def screen(summary: Summary, width: int = 120) -> str:
@@ -69,9 +70,14 @@ def test_where_work_is_left_the_command_to_go_on_is_told(study):
     assert summary.unfinished == {0: 1}
     text = screen(summary)
     assert COMMAND in text
+    assert "Go on with it, with larger --hours: they count over all starts" in text
     assert "1 unfinished (trial 0 at 1/27): out of time; what it recorded is kept" in text
     assert "No trial is complete (a whole one has 27 epochs), so none is best." in text
     assert "1 evaluation is recorded" in text
+
+
+def test_hours_are_no_matter_where_they_are_not_what_ended_it(study):
+    assert "--hours" not in screen(summed_up(study, outcome="interrupted"))
 
 
 def test_where_nothing_was_reported_it_says_so(study):
@@ -106,6 +112,34 @@ def test_tables_fit_the_screen(driven, width):
     text = screen(summed_up(driven, folder=Path("/s")), width)
     assert all(len(line) <= width for line in text.splitlines())
     assert "…" not in text
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 120])
+def test_every_number_is_whole_at_any_width(driven, width):
+    summary = summed_up(driven)
+    console = Console(file=io.StringIO(), width=width)
+    show(summary, console)
+    text = console.file.getvalue()
+    assert "…" not in text
+    words = text.split()
+    for finding in summary.findings:
+        for metric in summary.rank_by:
+            best = finding.best_epochs[metric]
+            for value in (finding.values[metric], best.value, finding.test[f"test/{metric}"]):
+                assert figure(value) in words
+            if width >= 40:
+                assert f"{figure(best.value)} @ {best.epoch}" in text
+        for value in finding.params.values():
+            assert number(value) in words
+
+
+def test_on_a_narrow_terminal_each_value_has_a_line_with_its_name(driven):
+    summary = summed_up(driven)
+    finding = summary.findings[0]
+    lines = [line.rstrip() for line in screen(summary, 40).splitlines()]
+    at = lines.index(f"trial {finding.number}")
+    assert lines[at + 1].split() == ["hoyer", "last", figure(finding.values["sparsity/hoyer"])]
+    assert ["active", "units", "8"] in [line.split() for line in lines]
 
 
 def test_shown_paths_and_commands_stay_on_one_line(driven):

@@ -638,7 +638,7 @@ def test_a_deleted_experiment_is_found_with_the_step_that_restores_it(uri):
     assert check_tracking(uri, "clustering") == []
     client.delete_experiment(number)
     with pytest.raises(
-        TrackingError, match=f"experiments restore --experiment-id {number}"
+        TrackingError, match=f" -m mlflow experiments restore --experiment-id {number}\n"
     ) as error:
         check_tracking(uri, "clustering")
     assert f"MLFLOW_TRACKING_URI={uri}" in str(error.value)
@@ -649,7 +649,7 @@ def test_tables_of_another_version_are_refused_with_the_command_that_moves_them(
     with sqlite3.connect(uri.removeprefix("sqlite:///")) as connection:
         connection.execute("update alembic_version set version_num = '451aebb31d03'")
     connection.close()
-    with pytest.raises(TrackingError, match="mlflow db upgrade sqlite:///"):
+    with pytest.raises(TrackingError, match=" -m mlflow db upgrade sqlite:///"):
         check_tracking(uri, "clustering")
 
 

@@ -16,7 +16,7 @@ from tune_ddvae.training.device import choose_device, set_threads
 from tune_ddvae.training.pace import measure_pace
 from tune_ddvae.tuning import provenance
 from tune_ddvae.tuning.engine import join_cluster
-from tune_ddvae.tuning.opening import num_recorded, record_url
+from tune_ddvae.tuning.opening import check_recorded, record_url
 from tune_ddvae.tuning.plan import Plan
 from tune_ddvae.tuning.postgresql import is_server, num_on_server, server_address
 from tune_ddvae.tuning.resources import Slots, local_resources, make_slots
@@ -63,9 +63,9 @@ def make_request(file: StudyFile, spec: StudySpec, options: Options, console: Co
         DdvaeError: Something asked for is wrong or missing; names it and the mend.
     """
     request = _checked(file, spec, options, console)
-    storage_folder(options.storage)
     with console.status("making the data ready"):
         data.prepare(spec.base.data, _path(options.data_dir))
+    storage_folder(options.storage)  # last: what is refused leaves no folder behind
     return request
 
 
@@ -73,6 +73,8 @@ def _checked(file: StudyFile, spec: StudySpec, options: Options, console: Consol
     """Everything that can be checked without making anything."""
     if not 0 < len(options.name) <= LONGEST_NAME:
         raise ConfigError(f"--name must have 1 to {LONGEST_NAME} characters, got {options.name!r}")
+    if not options.storage.strip():
+        raise ConfigError("--storage must name a folder, got nothing")
     storage = planned_folder(options.storage)
     slots = _slots(options)
     data.place(spec.base.data, _path(options.data_dir))
@@ -86,7 +88,7 @@ def _checked(file: StudyFile, spec: StudySpec, options: Options, console: Consol
         or default_tracking_uri(storage)
     )
     for warning in check_tracking(tracking_uri, file.name):
-        console.print(f"warning: {warning}", markup=False)
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     return Request(
         name=options.name,
         experiment=file.name,
@@ -139,7 +141,7 @@ def make_plan(file: StudyFile, spec: StudySpec, options: Options, console: Conso
         num_recorded=(
             num_on_server(request.record, request.name)
             if is_server(request.record)
-            else num_recorded(request.folder)
+            else check_recorded(request.folder, request.name, request.identity())
         ),
         slots=request.slots,
         data_place=data.place(spec.base.data, _path(options.data_dir)),

@@ -8,10 +8,11 @@ Tune's own restore, snapshots, loggers and signal handlers are off: the record d
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, suppress
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,16 @@ from ray.tune.search import Searcher
 
 import tune_ddvae
 from tune_ddvae import exit_codes
-from tune_ddvae.errors import RecordError, ResourceError
+from tune_ddvae.errors import ResourceError
 from tune_ddvae.tuning.live import LiveStudy
 from tune_ddvae.tuning.losses import Loss, judge
 from tune_ddvae.tuning.resources import Available, Slots
+from tune_ddvae.tuning.storage import TRIALS_FOLDER
 from tune_ddvae.tuning.trainable import ASSIGNMENT, REPORT, TrialTrainable
 from tune_ddvae.tuning.trials import Assignment
 
 SEEN_EVERY_S = 5.0  # how closely the hours that a killed driver used are known
-TRIALS_FOLDER = "trials"  # below the study's folder: one folder per attempt
+ANSWER_S = 3.0  # how long a cluster may take to take a connection
 
 ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours reports and records first
@@ -41,7 +43,7 @@ ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES where no GPU is asked for
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial that asked for no GPU sees none
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
@@ -52,12 +54,17 @@ class StopSwitch:
     def __init__(self) -> None:
         self._event = threading.Event()
         self.reason = ""
+        self.error: Exception | None = None
 
     def set(self, reason: str) -> None:
         """Ask for the end; the first reason stays."""
         if not self._event.is_set():
             self.reason = reason
             self._event.set()
+
+    def fail(self, error: Exception) -> None:
+        """Keep an error of our own that a hook met where Tune would swallow it; the first stays."""
+        self.error = self.error or error
 
     def is_set(self) -> bool:
         """Whether the end was asked for."""
@@ -70,7 +77,8 @@ def run(study: LiveStudy, slots: Slots, switch: StopSwitch, on_change: Callable[
     Raises:
         Exception: What the record or the study's own logic failed with.
     """
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # What Tune logs of a lost worker is a page of its own frames; our note says what happened.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots.concurrent)
     tuner = tune.Tuner(
         tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([_bundle(slots)])),
@@ -138,11 +146,14 @@ class StudySearcher(InDriver, Searcher):
         attempt = self._attempts.pop(trial_id, None)
         if attempt is None:
             return
-        if error:
-            loss = self.losses.pop(trial_id, judge(""))
-            self._study.lose_attempt(attempt, loss.reason, counts=loss.counts)
-        else:
-            self._study.end_attempt(attempt)
+        try:
+            if error:
+                loss = self.losses.pop(trial_id, judge(""))
+                self._study.lose_attempt(attempt, loss.reason, counts=loss.counts)
+            else:
+                self._study.end_attempt(attempt)
+        except Exception as fault:  # noqa: BLE001 - Tune would take it for the trial's failure
+            self._switch.fail(fault)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: every result reaches the callback."""
@@ -209,10 +220,15 @@ class StudyCallback(InDriver, Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Raise what the record failed with; stop when one error keeps coming back."""
+        if self._switch.error is not None:
+            raise self._switch.error
         self._study.record.check()
         if time.monotonic() - self._seen > SEEN_EVERY_S:
             self._seen = time.monotonic()
             self._study.record.seen()
+            if ray.is_initialized() and not _has_nodes():
+                # With no node left Tune would wait for one for ever.
+                self._switch.set("Ray's last node died; likely for want of memory")
         if self._study.repeated_error:
             self._switch.set(f"the same error again and again: {self._study.repeated_error}")
 
@@ -229,11 +245,11 @@ class StudyCallback(InDriver, Callback):
         """Mark a checkpoint as whole: Ray copies file by file, so only an announced one counts."""
         storage = self._study.conditions.storage
         path = Path(checkpoint.path).relative_to(storage).as_posix()
-        # Tune would log it, and go on: the record keeps it for on_step_begin.
-        with suppress(RecordError):
-            self._study.take_checkpoint(
-                _assignment(trial).attempt, trial.last_result[REPORT].epoch, path
-            )
+        epoch = trial.last_result[REPORT].epoch
+        try:
+            self._study.take_checkpoint(_assignment(trial).attempt, epoch, path)
+        except Exception as error:  # noqa: BLE001 - Tune would only log it: on_step_begin raises it
+            self._switch.fail(error)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show the end."""
@@ -287,6 +303,7 @@ def join_cluster(address: str) -> Available:
         ResourceError: Nothing answers there, or it asks for a token that is not here.
     """
     os.environ.update(ENVIRONMENT)
+    _check_answers(address)
     try:
         with _on_our_terms():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -302,6 +319,25 @@ def join_cluster(address: str) -> Available:
         ) from error
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return Available(there.get("CPU", 0.0), there.get("GPU", 0.0))
+
+
+def _has_nodes() -> bool:
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return any(node["Alive"] for node in nodes)
+
+
+def _check_answers(address: str) -> None:
+    """Ask the port first: Ray itself would try for minutes, deaf to signals."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # a word of Ray's own, such as auto
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise ResourceError(
+            f"nothing answers at --address {address} ({error}); start a cluster with `ray start "
+            "--head`, or leave --address out"
+        ) from error
 
 
 def start_ray() -> None:

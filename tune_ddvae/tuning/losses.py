@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 _NODE_GONE = re.compile(
-    r"its node has died|node was (terminated|preempted)|is unavailable", re.IGNORECASE
+    r"its (node|owner) has died|node was (terminated|preempted)|is unavailable", re.IGNORECASE
 )
 _MEMORY = re.compile(r"low on memory|out of memory|\boom\b", re.IGNORECASE)
 _LONGEST = 200

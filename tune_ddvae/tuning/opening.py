@@ -7,14 +7,14 @@ import json
 import time
 import uuid
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import quote
 
 import optuna
 from optuna.storages import RDBStorage
-from sqlalchemy import Engine, create_engine, event, func, insert, select
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from tune_ddvae.config import Value
@@ -22,8 +22,9 @@ from tune_ddvae.errors import RecordError
 from tune_ddvae.spec import StudySpec
 from tune_ddvae.tuning import postgresql, sampling, storage
 from tune_ddvae.tuning.lease import Lease
-from tune_ddvae.tuning.record import Record
-from tune_ddvae.tuning.tables import METADATA, STUDIES, TRIALS
+from tune_ddvae.tuning.record import Record, read_trials
+from tune_ddvae.tuning.storage import TRIALS_FOLDER
+from tune_ddvae.tuning.tables import METADATA, STUDIES, mapping_from, undamaged
 
 FORMAT = 1  # of the tables; a record of another format is refused
 FILE_NAME = "record.db"
@@ -52,7 +53,8 @@ def open_record(
             cannot be read.
         StudyLockedError: Another driver holds the study on a server.
     """
-    identity = {**identity, "record_format": FORMAT}
+    if not postgresql.is_server(url):
+        _check_beside_trials(Path(url.removeprefix("sqlite:///")))
     with postgresql.refusing(url), ExitStack() as undo:
         # Two drivers at one new database would make the same tables.
         with postgresql.alone_in_making(url) if postgresql.is_server(url) else nullcontext():
@@ -89,22 +91,18 @@ def _study_id(
 ) -> str:
     """The study's id in our tables, entered there the first time; its identity is compared."""
     with database.engine.begin() as connection:
-        row = connection.execute(select(STUDIES).where(STUDIES.c.name == name)).one_or_none()
-        if row is not None:
-            _check_identity(name, json.loads(row.identity), identity)
-            return str(row.study_id)
+        study_id = _known(connection, name, identity)
+        if study_id is not None:
+            return study_id
         if _known_to_optuna(database, name) is not None:
-            raise RecordError(
-                f"the database holds a study {name!r} that is another program's; give this one a "
-                "--name of its own"
-            )
+            raise _foreign(name)
         study_id = uuid.uuid4().hex
         connection.execute(
             insert(STUDIES),
             {
                 "study_id": study_id,
                 "name": name,
-                "identity": json.dumps(identity),
+                "identity": json.dumps(_with_format(identity)),
                 "about": json.dumps(dict(about)),
                 "created": time.time(),
             },
@@ -112,19 +110,80 @@ def _study_id(
     return study_id
 
 
-def num_recorded(folder: Path) -> int:
-    """How many trials a study's folder holds already; reads only, and makes nothing."""
+def check_recorded(folder: Path, name: str, identity: Identity) -> int:
+    """How many trials of study ``name`` its folder holds already; reads only, and makes nothing.
+
+    Raises:
+        RecordError: Opening this record would be refused; says why in the same words.
+    """
+    _check_beside_trials(folder / FILE_NAME)
+    with _reading(folder) as connection:
+        if connection is None:
+            return 0
+        tables = inspect(connection).get_table_names()
+        study_id = _known(connection, name, identity) if STUDIES.name in tables else None
+        if study_id is not None:
+            return len(read_trials(connection.engine, study_id))
+        optunas = text("SELECT 1 FROM studies WHERE study_name = :name")
+        if "studies" in tables and connection.execute(optunas, {"name": name}).first() is not None:
+            raise _foreign(name)
+    return 0
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[Connection | None]:
+    """A connection that cannot write to a folder's record; None where there is no record.
+
+    Raises:
+        RecordError: It cannot be read; says where it is and why.
+    """
     path = folder / FILE_NAME
     if not path.is_file():
-        return 0
+        yield None
+        return
     engine = create_engine(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
     try:
         with engine.connect() as connection:
-            return connection.execute(select(func.count()).select_from(TRIALS)).scalar_one()
+            yield connection
     except SQLAlchemyError as error:
-        raise RecordError(f"the record {path} cannot be read: {error}") from error
+        cause = postgresql.plain_cause(getattr(error, "orig", None) or error)
+        raise RecordError(f"the record {path} cannot be read: {cause}") from error
     finally:
         engine.dispose()
+
+
+def _known(connection: Connection, name: str, identity: Identity) -> str | None:
+    """The study's id in our tables, None where it is not entered; its identity is compared."""
+    row = connection.execute(select(STUDIES).where(STUDIES.c.name == name)).one_or_none()
+    if row is None:
+        return None
+    with undamaged(connection.engine, STUDIES, f"study {name!r}"):
+        known = mapping_from(row.identity)
+    _check_identity(name, known, _with_format(identity))
+    return str(row.study_id)
+
+
+def _with_format(identity: Identity) -> Identity:
+    return {**identity, "record_format": FORMAT}
+
+
+def _foreign(name: str) -> RecordError:
+    return RecordError(
+        f"the database holds a study {name!r} that is another program's; give this one a --name of "
+        "its own"
+    )
+
+
+def _check_beside_trials(path: Path) -> None:
+    """Refuse to begin anew where trials are left and the record of them is not."""
+    is_lost = not path.exists() or path.stat().st_size == 0
+    trials = path.parent / TRIALS_FOLDER
+    if is_lost and trials.is_dir() and any(trials.iterdir()):
+        how = "is empty" if path.exists() else "is gone"
+        raise RecordError(
+            f"the record {path} {how}, but {trials} holds trials that it must name. Put back a copy "
+            "of it, begin anew under another --name, or move that folder away"
+        )
 
 
 def _known_to_optuna(database: RDBStorage, name: str) -> int | None:

@@ -18,6 +18,7 @@ from tune_ddvae.tuning.wording import first_line, measured_on
 
 CHECKPOINTS_KEPT = 3  # of each trial: the two newest and the best epoch's
 BYTES_PER_FLOAT = 4
+START_UP_S = 10.0  # of Ray and its first workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +60,32 @@ class Plan:
         return self.trials * CHECKPOINTS_KEPT * checkpoint
 
     @property
+    def num_new(self) -> int | None:
+        """Trials that are still to be begun; None without a number of trials."""
+        return None if self.trials is None else max(self.trials - self.num_recorded, 0)
+
+    @property
     def expected_epochs(self) -> float | None:
-        """Epochs that all trials train together; None without a number of trials."""
-        return None if self.trials is None else expected_epochs(self.spec, self.trials)
+        """Epochs that the new trials train together; None without a number of trials.
+
+        What halving lets through of them depends on how many have reached the rungs before.
+        """
+        if self.num_new is None:
+            return None
+        before = expected_epochs(self.spec, self.num_recorded)
+        return expected_epochs(self.spec, self.num_recorded + self.num_new) - before
 
     @property
     def seconds(self) -> float | None:
-        """Rough time from the first trial's start to the last one's end; None where unknown."""
-        if self.trials is None or self.seconds_per_epoch is None:
+        """Rough time from the command's start to the last new trial's end; None where unknown."""
+        epochs, num_new = self.expected_epochs, self.num_new
+        if epochs is None or num_new is None or self.seconds_per_epoch is None:
             return None
-        at_once = min(self.slots.concurrent, self.trials)
+        if num_new == 0:
+            return START_UP_S
         one_trial = self.epochs * self.seconds_per_epoch  # nothing is quicker than its longest
-        return max(
-            expected_epochs(self.spec, self.trials) * self.seconds_per_epoch / at_once, one_trial
-        )
+        together = epochs * self.seconds_per_epoch / min(self.slots.concurrent, num_new)
+        return START_UP_S + max(together, one_trial)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data; every value unrounded."""

@@ -144,6 +144,10 @@ def _time_text(plan: Plan) -> str:
     if plan.expected_epochs is None:
         return "until the hours are used up"
     epochs = f"some {plan.expected_epochs:.0f} epochs in all"
+    if plan.num_recorded:
+        epochs = f"some {plan.expected_epochs:.0f} epochs of {plan.num_new} new trials"
+    if plan.num_new == 0:
+        return "that of unfinished trials, if there are any: no new one is to be begun"
     if plan.seconds is None:
         return f"unknown; {epochs}"
     return f"about {duration(plan.seconds)}: {epochs}, {number(plan.seconds_per_epoch)} s each"

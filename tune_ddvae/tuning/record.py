@@ -39,6 +39,7 @@ from tune_ddvae.tuning.tables import (
     insert_new,
     row_from,
     trial_from,
+    undamaged,
 )
 from tune_ddvae.tuning.trials import Checkpoint, Row, State, Trial
 from tune_ddvae.tuning.writer import Writer
@@ -288,24 +289,30 @@ class Record:
 
 
 def read_trials(engine: Engine, study_id: str) -> list[Trial]:
-    """Every trial of a study with its rows and checkpoints, in order of number."""
+    """Every trial of a study with its rows and checkpoints, in order of number.
+
+    Raises:
+        RecordError: Something stored is damaged; names the record, the trial and what to do.
+    """
+    trials: dict[int, Trial] = {}
     with engine.connect() as connection:
-        trials = {
-            row.number: trial_from(row)
-            for row in connection.execute(
-                select(TRIALS).where(TRIALS.c.study_id == study_id).order_by(TRIALS.c.number)
-            )
-        }
+        for row in connection.execute(
+            select(TRIALS).where(TRIALS.c.study_id == study_id).order_by(TRIALS.c.number)
+        ):
+            with undamaged(engine, TRIALS, f"trial {row.number}"):
+                trials[row.number] = trial_from(row)
         for row in connection.execute(
             select(ROWS).where(ROWS.c.study_id == study_id).order_by(ROWS.c.number, ROWS.c.epoch)
         ):
-            trials[row.number].rows[row.epoch] = row_from(row)
+            with undamaged(engine, ROWS, f"trial {row.number}, epoch {row.epoch}"):
+                trials[row.number].rows[row.epoch] = row_from(row)
         for row in connection.execute(
             select(CHECKPOINTS)
             .where(CHECKPOINTS.c.study_id == study_id)
             .order_by(CHECKPOINTS.c.epoch)
         ):
-            trials[row.number].checkpoints.append(Checkpoint(row.epoch, row.path))
+            with undamaged(engine, CHECKPOINTS, f"trial {row.number}, {row.path}"):
+                trials[row.number].checkpoints.append(Checkpoint(row.epoch, row.path))
     return list(trials.values())
 
 

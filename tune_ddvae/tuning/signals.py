@@ -17,16 +17,23 @@ _CODES = {
 @contextmanager
 def signals_stop(switch: StopSwitch) -> Iterator[None]:
     """Route both signals to the switch; a second one while stopping ends the process at once."""
+    ends: list[SystemExit] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
         reason, code = _CODES[signal.Signals(number)]
         if switch.is_set():
-            raise SystemExit(code)
+            ends.append(_ended(reason, code))
+            raise ends[-1]
         switch.set(reason)
 
     before = {number: signal.signal(number, handle) for number in _CODES}
     try:
         yield
+    except SystemExit as error:
+        # Where the signal reaches Ray's own code, that raises an exit with code 1 instead of ours.
+        if ends and error not in ends:
+            raise ends[-1] from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -40,7 +47,14 @@ def exit_code_of(reason: str) -> int | None:
 def terminate_cleanly() -> None:
     """Let SIGTERM unwind the stack, as Ctrl-C does, so that locks and workers are let go."""
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(exit_codes.TERMINATED)
+    def handle(number: int, _frame: FrameType | None) -> None:
+        raise _ended(*_CODES[signal.Signals(number)])
 
     signal.signal(signal.SIGTERM, handle)
+
+
+def _ended(reason: str, code: int) -> SystemExit:
+    """The end of the process, with a note for whoever tells the user of it."""
+    end = SystemExit(code)
+    end.add_note(f"{reason}: what was recorded is kept; the same command goes on")
+    return end

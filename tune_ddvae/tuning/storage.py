@@ -12,6 +12,7 @@ import psutil
 from tune_ddvae.errors import StorageError
 
 MAX_SLUG = 40
+TRIALS_FOLDER = "trials"  # below the study's folder: one folder per attempt
 NOT_IN_ADDRESSES = frozenset("?%#")  # SQLAlchemy and MLflow read these as other than part of a path
 # File systems on which SQLite's shared-memory log (WAL) does not work.
 NETWORK_FILE_SYSTEMS = frozenset(

@@ -1,18 +1,24 @@
 """What the end of a session shows of its summary."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from tune_ddvae.tuning.summary import Finding, Summary
+from tune_ddvae.tuning.tracking import Outcome
 from tune_ddvae.tuning.trials import State
 from tune_ddvae.tuning.wording import duration, figure, number, short_names
 
 ORDER = (*(state for state in State if state is not State.UNFINISHED), State.UNFINISHED)
 NUMBERS_SHOWN = 8  # of the trials in one group
+GAP = 2  # between columns
+SETTING = "setting"  # heading of the one column that may be folded
+SETTING_WIDTH = 12  # at least
 
 
 def show(summary: Summary, console: Console) -> None:
@@ -45,8 +51,14 @@ def _parts(summary: Summary) -> Iterator[RenderableType]:
     yield Text("Look at it", style="bold")
     yield Text(f"  {summary.open_command}")
     if summary.continue_command is not None:
-        yield Text("Go on with it", style="bold")
+        yield Text(_go_on_text(summary), style="bold")
         yield Text(f"  {summary.continue_command}")
+
+
+def _go_on_text(summary: Summary) -> str:
+    if summary.outcome == Outcome.OUT_OF_TIME:
+        return "Go on with it, with larger --hours: they count over all starts"
+    return "Go on with it"
 
 
 def _counts_text(summary: Summary) -> str:
@@ -79,7 +91,7 @@ def _found(summary: Summary) -> Iterator[RenderableType]:
     else:
         yield Text(f"Pareto set of {ranked}", style="bold")
         yield Text("Trials trained to the last epoch that no other one beats in every metric.")
-    yield _values_table(summary)
+    yield _values(summary)
     yield Text(
         f"last: at epoch {summary.epochs}, on the {summary.measured_on} set, what trials are "
         "ranked by; best: at the epoch behind @"
@@ -90,7 +102,7 @@ def _found(summary: Summary) -> Iterator[RenderableType]:
         )
     )
     yield Text()
-    yield _params_table(summary.findings)
+    yield _params(summary.findings)
     yield Text()
 
 
@@ -104,18 +116,66 @@ def _nothing_text(summary: Summary) -> str:
     return text + (f"; unfinished trials stand at epoch {furthest} at most." if furthest else ".")
 
 
-def _values_table(summary: Summary) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("trial", justify="right")
+@dataclass(frozen=True)
+class _Findings:
+    """One line for each finding, or one for each of its values where that is too wide."""
+
+    headings: Sequence[str]  # of two lines where that is narrower
+    rows: Sequence[Sequence[str]]
+
+    def __rich_console__(
+        self, _console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        if self._needed() <= options.max_width:
+            yield self._table()
+        else:
+            yield from self._lines()
+
+    def _needed(self) -> int:
+        """Width of a table in which nothing is cut but the names of settings, which are folded."""
+        columns = zip(self.headings, *self.rows, strict=True)
+        widths = [
+            min(max(cell_len(line) for cell in column for line in cell.splitlines() or [""]), most)
+            for column in columns
+            for most in [SETTING_WIDTH if column[0] == SETTING else 10**6]
+        ]
+        return sum(widths) + GAP * len(widths)
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+        for heading in self.headings:
+            is_name = heading == SETTING
+            table.add_column(
+                Text(heading),
+                justify="left" if is_name else "right",
+                no_wrap=not is_name,
+                overflow="fold",
+            )
+        for row in self.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        return table
+
+    def _lines(self) -> Iterator[RenderableType]:
+        for row in self.rows:
+            yield Text(f"{self.headings[0]} {row[0]}")
+            grid = Table.grid(padding=(0, GAP, 0, 0))
+            grid.add_column(overflow="fold")
+            grid.add_column(overflow="fold")
+            for heading, cell in zip(self.headings[1:], row[1:], strict=True):
+                if cell:
+                    grid.add_row(Text(f"  {heading.replace(chr(10), ' ')}"), Text(cell))
+            yield grid
+
+
+def _values(summary: Summary) -> _Findings:
+    headings = ["trial"]
     has_test = any(finding.test for finding in summary.findings)
     sparse = next((m for m in summary.rank_by if m.startswith("sparsity/")), None)
     beside = sparse or list(summary.rank_by)[-1]
     for metric, name in short_names(summary.rank_by).items():
-        heads = ["last", "best @ epoch", *(["test"] if has_test else [])]
-        for head in heads:
-            table.add_column(Text(f"{name}\n{head}"), justify="right")
-        if metric == beside:
-            table.add_column(Text("active\nunits"), justify="right")
+        headings += [f"{name}\n{head}" for head in ("last", "best @ epoch")]
+        headings += [f"{name}\ntest"] * has_test + ["active\nunits"] * (metric == beside)
+    rows = []
     for finding in summary.findings:
         cells = [str(finding.number)]
         for metric in summary.rank_by:
@@ -128,25 +188,22 @@ def _values_table(summary: Summary) -> Table:
             if metric == beside:
                 active = finding.active_units
                 cells.append("absent" if active is None else str(active))
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+        rows.append(cells)
+    return _Findings(headings, rows)
 
 
-def _params_table(findings: Sequence[Finding]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("trial", justify="right")
+def _params(findings: Sequence[Finding]) -> _Findings:
     keys = list(dict.fromkeys(key for finding in findings for key in finding.params))
     names = short_names(keys)
     has_settings = any(finding.setting for finding in findings)
-    if has_settings:
-        table.add_column("setting", overflow="fold")
-    for key in keys:
-        table.add_column(Text(names[key].replace("_", "\n", 1)), justify="right", overflow="fold")
+    headings = ["trial", *([SETTING] * has_settings)]
+    headings += [names[key].replace("_", "\n", 1) for key in keys]
+    rows = []
     for finding in findings:
-        cells = [str(finding.number), *([finding.setting or ""] if has_settings else [])]
+        cells = [str(finding.number), *([finding.setting or ""] * has_settings)]
         cells += [number(finding.params[key]) if key in finding.params else "" for key in keys]
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+        rows.append(cells)
+    return _Findings(headings, rows)
 
 
 def _ends(summary: Summary) -> Iterator[Text]:

@@ -1,12 +1,16 @@
 """The record's own tables, beside Optuna's in one database; keyed by study, so many can share it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from urllib.parse import unquote
 
 from sqlalchemy import Column, DateTime, Engine, Float, Integer, MetaData, String, Table, Text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
+from tune_ddvae.errors import RecordError
 from tune_ddvae.tuning.trials import Decision, Row, State, Trial
 
 METADATA = MetaData()
@@ -119,7 +123,7 @@ def decision_from(text: str | None) -> Decision | None:
     """The decision that ``decision_json`` wrote."""
     if text is None:
         return None
-    facts = json.loads(text)
+    facts = mapping_from(text)
     return Decision(
         goes_on=facts["goes_on"],
         value=facts["value"],
@@ -128,13 +132,25 @@ def decision_from(text: str | None) -> Decision | None:
     )
 
 
+def mapping_from(text: str) -> dict[str, Any]:
+    """What a column of names and values holds.
+
+    Raises:
+        ValueError: It is not JSON, or not of that kind.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"{text!r} must be a JSON object")  # noqa: TRY004 - damage, whatever kind
+    return found
+
+
 def row_from(row: Any) -> Row:
     """One stored row of ``ROWS``."""
     return Row(
         epoch=row.epoch,
         time=row.time,
-        metrics=json.loads(row.metrics),
-        absent=json.loads(row.absent),
+        metrics=mapping_from(row.metrics),
+        absent=mapping_from(row.absent),
         decision=decision_from(row.decision),
     )
 
@@ -143,8 +159,8 @@ def trial_from(row: Any) -> Trial:
     """One stored row of ``TRIALS``, without its evaluations and checkpoints."""
     return Trial(
         number=row.number,
-        config=json.loads(row.config),
-        params=None if row.params is None else json.loads(row.params),
+        config=mapping_from(row.config),
+        params=None if row.params is None else mapping_from(row.params),
         setting=row.setting,
         state=State(row.state),
         reason=row.reason,
@@ -152,5 +168,35 @@ def trial_from(row: Any) -> Trial:
         losses=row.losses,
         started=row.started,
         ended=row.ended,
-        facts=json.loads(row.facts),
+        facts=mapping_from(row.facts),
     )
+
+
+@contextmanager
+def undamaged(engine: Engine, table: Table, which: str) -> Iterator[None]:
+    """Refuse what is stored there where it cannot be what we wrote.
+
+    Args:
+        engine: Of the record.
+        table: Where it is stored.
+        which: Of its rows, in words.
+
+    Raises:
+        RecordError: Names the record, the place in it and what to do.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordError(
+            f"the record {_place(engine)} is damaged: {which} in table {table.name} cannot be read "
+            f"({type(error).__name__}: {error}). Put back a copy from before, or begin anew under "
+            "another --name"
+        ) from error
+
+
+def _place(engine: Engine) -> str:
+    """Where the record is: its file, or its server's address without the password."""
+    if engine.dialect.name != "sqlite":
+        return str(engine.url)
+    path = engine.url.database or ""
+    return unquote(path.removeprefix("file:")) if path.startswith("file:") else path

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tune_ddvae.errors import TrackingError
+from tune_ddvae.tuning import provenance
 from tune_ddvae.tuning.tracking_client import (
     find_experiment,
     load_mlflow,
@@ -103,7 +104,8 @@ def _ask(uri: str, experiment: str) -> list[str]:
     if "out-of-date database schema" in str(answer):
         raise TrackingError(
             f"the tracking database {address} must have the tables of the installed MLflow, but it is "
-            f"of another version. Copy it aside, then run: mlflow db upgrade {address}"
+            "of another version. Copy it aside, then run: "
+            + provenance.command("mlflow", ["db", "upgrade", address])
         ) from answer
     warning = (
         f"MLflow at {address} does not answer ({plain_message(answer)}). The study runs all the same; "

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from tune_ddvae.errors import TrackingError
+from tune_ddvae.tuning import provenance
 from tune_ddvae.tuning.tracking_names import (
     OLD_SERVER_LIMIT,
     PARAM_LIMIT,
@@ -214,10 +215,11 @@ def find_experiment(client: "MlflowClient", uri: str, name: str) -> str | None:
         return None
     if experiment.lifecycle_stage != "active":
         address = without_password(uri)
+        words = ["experiments", "restore", "--experiment-id", experiment.experiment_id]
         raise TrackingError(
             f"MLflow's experiment {name!r} at {address} must not be a deleted one: it is, and its name "
             f"stays taken. Restore it:\n  MLFLOW_TRACKING_URI={shlex.quote(address)} "
-            f"mlflow experiments restore --experiment-id {experiment.experiment_id}\n"
+            f"{provenance.command('mlflow', words)}\n"
             "or name another tracking address with --tracking-uri."
         )
     return str(experiment.experiment_id)
