@@ -163,14 +163,11 @@ class Record:
             .values(decision=decision_json(row.decision))
         )
 
-    def add_checkpoint(
-        self, number: int, mark: Checkpoint, after: Callable[[], None] | None = None
-    ) -> None:
-        """Queue the mark of a whole checkpoint; ``after`` runs once the mark is durable."""
+    def add_checkpoint(self, number: int, mark: Checkpoint) -> None:
+        """Queue the mark of a whole checkpoint."""
         self._writer.put(
             insert_new(self.engine, CHECKPOINTS),
             {"study_id": self.study_id, "number": number, "epoch": mark.epoch, "path": mark.path},
-            after,
         )
 
     def drop_checkpoint(self, path: str, after: Callable[[], None]) -> None:
