@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := .make
 
-.PHONY: help setup data study test test-field check bench clean
+.PHONY: help setup data study test test-field test-faults paper-quick check bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -34,7 +34,7 @@ study: $(STAMPS)/data  ## the sparsity study on real Fashion-MNIST, in its quick
 
 test: $(STAMPS)/setup  ## all tests but the long ones
 	@$(MAKE) --no-print-directory data || echo "no Fashion-MNIST to be had: its own tests are skipped"
-	$(BIN)/python -m pytest -m "not field"
+	$(BIN)/python -m pytest -m "not field and not faults"
 
 test-field: $(STAMPS)/data  ## the tests that need more real studies
 	@if ls /usr/lib/postgresql/*/bin/pg_ctl >/dev/null 2>&1; then :; \
@@ -42,6 +42,12 @@ test-field: $(STAMPS)/data  ## the tests that need more real studies
 	    apt-get update -qq && apt-get install -y -qq postgresql \
 	        || echo "no PostgreSQL to be had: its own tests are skipped"; fi
 	$(BIN)/python -m pytest -m field
+
+test-faults: $(STAMPS)/setup  ## studies under kills, freezes and full disks; says what was lost
+	@$(BIN)/python -m pytest -m faults tests/faults; code=$$?; cat $(STAMPS)/faults.txt; exit $$code
+
+paper-quick: $(STAMPS)/data  ## every figure of the paper, in a reduced size
+	$(BIN)/python -m tune_ddvae.paper --quick
 
 check: $(STAMPS)/setup  ## lint, types, import rule
 	$(BIN)/ruff check .

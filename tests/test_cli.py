@@ -13,7 +13,9 @@ REFUSALS = sorted(
     (
         kind
         for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, errors.DdvaeError)
+        if isinstance(kind, type)
+        and issubclass(kind, errors.DdvaeError)
+        and kind is not errors.StorageFullError
     ),
     key=lambda kind: kind.__name__,
 )
@@ -79,6 +81,12 @@ def started(what: str, **pipes) -> subprocess.Popen:
 def test_every_refusal_of_ours_is_one_message_and_exit_code_2(kind, monkeypatch, capsys):
     assert end_of(raises(kind("value, rule, mend")), monkeypatch) == exit_codes.REFUSED
     assert capsys.readouterr() == ("", "error: value, rule, mend\n")
+
+
+def test_a_disk_that_fills_up_under_a_command_leaves_work_and_is_no_refusal(monkeypatch, capsys):
+    full = errors.StorageFullError("no space left in storage /x")
+    assert end_of(raises(full), monkeypatch) == exit_codes.WORK_LEFT
+    assert capsys.readouterr() == ("", "error: no space left in storage /x\n")
 
 
 def test_a_command_that_ends_well_has_exit_code_0(monkeypatch, capsys):

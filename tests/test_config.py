@@ -23,6 +23,7 @@ from tune_ddvae.errors import ConfigError
 CONFIGS = [
     TrialConfig(),
     TrialConfig(prior=PriorConfig(kind="sparse", gamma=0.5)),
+    TrialConfig(prior=PriorConfig(kind="anisotropic", learns_variance=True)),
     TrialConfig(
         data=DataConfig(name="pinwheel"),
         model=ModelConfig(latent_dim=2),
@@ -53,6 +54,12 @@ def test_every_flat_key_is_a_field():
         ({"prior/kind": "gamma"}, "prior/kind must be one of normal, .*, got 'gamma'"),
         ({"objective/beta": -1.0}, "objective/beta must be at least 0.0, got -1.0"),
         ({"objective/beta": float("nan")}, "objective/beta must be .*, got nan"),
+        ({"objective/kind": "elbo"}, "objective/kind must be one of decomp, iwae, got 'elbo'"),
+        (
+            {"objective/kind": "iwae", "objective/beta": 2.0},
+            "objective/beta must be 1 and objective/alpha 0 under objective/kind iwae, got 2 and 0",
+        ),
+        ({"objective/kind": "iwae", "objective/alpha": 10.0}, "alpha 0 .* iwae, got 1 and 10"),
         ({"objective/alpha": float("inf")}, "objective/alpha must be finite, got inf"),
         ({"training/batch_size": 1}, "training/batch_size must be at least 2, got 1"),
         ({"prior/kind": "sparse", "prior/gamma": 1.1}, "prior/gamma must be at most 1.0, got 1.1"),
@@ -65,6 +72,23 @@ def test_every_flat_key_is_a_field():
         ({"data/name": "pinwheel", "likelihood/kind": "bernoulli"}, "likelihood/kind must be one"),
         ({"data/name": "pinwheel", "data/num_validation": 500}, "data/num_validation .* most 400"),
         ({"training/epochs": 9, "training/evaluate_every": 2}, "must be a multiple of"),
+        ({"training/images_per_epoch": 60_001}, "images_per_epoch must be at most the 60000 train"),
+        ({"training/images_per_epoch": 1}, "training/images_per_epoch must be at least 2, got 1"),
+        ({"data/name": "dsprites", "data/num_test": 5_001}, "data/num_test must be at most 5000"),
+        (
+            {"data/name": "pinwheel", "likelihood/kind": "normal", "prior/kind": "anisotropic"},
+            "latent_dim must be at most 2 under prior/kind anisotropic, got 50: pinwheel has no more",
+        ),
+        ({"prior/learns_variance": True}, "no meaning under prior/kind normal, got True"),
+        (
+            {"prior/kind": "anisotropic", "prior/variance_scale": 0.0},
+            "variance_scale must be at least",
+        ),
+        (
+            {"model/num_hidden_layers": 2},
+            "must be 1 for data/name fashion_mnist, got 2; it belongs",
+        ),
+        ({"metrics/grid_stride": 0}, "metrics/grid_stride must be at least 1, got 0"),
     ],
 )
 def test_a_broken_rule_names_key_value_and_what_is_valid(flat, message):

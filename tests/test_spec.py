@@ -4,6 +4,13 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tests.tuning.simulated import make_spec
+from tune_ddvae.config import (
+    DataConfig,
+    LikelihoodConfig,
+    MetricsConfig,
+    TrainingConfig,
+    TrialConfig,
+)
 from tune_ddvae.errors import ConfigError
 from tune_ddvae.spec import Choice, StudySize
 
@@ -31,6 +38,7 @@ from tune_ddvae.spec import Choice, StudySize
         ),
         ({"published": {"odd": {"prior/df": 3.0}}, "first": ()}, "published setting 'odd'"),
         ({"first": ("plane",)}, "first names 'plane'; published settings: plain, outside"),
+        ({"replicated": ("plane",)}, "replicated names 'plane'; published settings: plain"),
         ({"sampler": "magic"}, "sampler must be tpe or random, got 'magic'"),
         ({"size": StudySize(trials=4, first_rung=27)}, "first_rung .* got 27 of 27"),
         ({"size": StudySize(trials=0, first_rung=1)}, "trials must be at least 1, got 0"),
@@ -48,6 +56,48 @@ def test_a_rung_at_which_nothing_is_measured_is_refused():
     size = StudySize(trials=1, first_rung=5, overrides={"training/evaluate_every": 9})
     with pytest.raises(ConfigError, match="rung 5 must be"):
         dataclasses.replace(spec, quick=size)
+
+
+def test_a_rung_at_which_the_deciding_metric_is_not_due_is_refused():
+    base = TrialConfig(
+        data=DataConfig(name="dsprites"),
+        likelihood=LikelihoodConfig(kind="bernoulli"),
+        training=TrainingConfig(epochs=20),
+        metrics=MetricsConfig(expensive_every=4, expensive_at_rungs=False),
+    )
+    size = StudySize(trials=4, first_rung=4)
+    changes = {"rank_by": {"disentanglement/mig": "max"}, "base": base, "size": size, "quick": size}
+    with pytest.raises(ConfigError, match="decides at rung 2 and is not due there"):
+        make_spec(**{**changes, "size": StudySize(trials=4, first_rung=2, reduction_factor=3)})
+    assert make_spec(**{**changes, "size": StudySize(trials=4, first_rung=4)}).rungs == (4, 12)
+
+
+def test_a_published_study_trains_every_setting_with_one_seed_before_the_next_seed():
+    spec = make_spec().as_published(make_spec().size, replicates=2)
+    assert [spec.planned(number) for number in range(spec.size.trials)] == [
+        ("plain", 0),
+        ("outside", 0),
+        ("plain", 1),
+        ("outside", 1),
+    ]
+    assert not spec.space
+    assert not spec.rungs
+    assert not spec.base.has_validation
+
+
+def test_more_replicates_make_a_published_study_longer_and_not_another_one():
+    one, three = (make_spec().as_published(make_spec().size, replicates=n) for n in (1, 3))
+    assert one.identity() == three.identity()
+    assert three.size.trials == 3 * one.size.trials
+
+
+def test_published_settings_that_a_pin_contradicts_are_left_out():
+    spec = make_spec()
+    assert spec.as_published(spec.size, 1, {"objective/beta": 1.0}).replicated == ("plain",)
+    with pytest.raises(ConfigError, match=r"agrees with .*objective/beta=7.0; there are: plain"):
+        spec.as_published(spec.size, 1, {"objective/beta": 7.0})
+    with pytest.raises(ConfigError, match="no published settings"):
+        make_spec(published={}, first=()).as_published(spec.size, 1)
 
 
 def test_one_key_with_two_ranges_is_refused():

@@ -169,7 +169,7 @@ def test_one_error_again_and_again_stops_the_study_early(workplace, ray_address)
 
 
 REFUSED = [
-    (["sparcity"], "unknown study 'sparcity'; known: clustering, sparsity"),
+    (["sparcity"], "unknown study 'sparcity'; known: clustering, independence, sparsity"),
     (["clustering", "--set", "prior/gama=1"], "unknown key 'prior/gama'"),
     (["clustering", "--set", "objective/beta=-1"], "objective/beta must be at least 0.0, got -1.0"),
     (["clustering", "--set", "objective/beta"], "--set must be part/field=value"),
@@ -179,6 +179,15 @@ REFUSED = [
     (["clustering", "--first-rung", "x"], "--first-rung must be a number of epochs or none"),
     (["clustering", "--gpus-per-trial", "1000"], "asks for 1000 GPUs a trial, and there are"),
     (["clustering", "--cpus-per-trial", "6400"], "asks for 6400 CPUs a trial, and there are"),
+    (["clustering", "--published", "--trials", "4"], "got --trials too; --replicates says"),
+    (["clustering", "--published", "--no-published"], "got --no-published too"),
+    (["clustering", "--replicates", "4"], "belongs to --published, got --replicates 4"),
+    (["clustering", "--published", "--set", "objective/beta=3"], "no published setting agrees"),
+    (
+        ["clustering", "--published", "--only", "beta_3"],
+        "unknown published setting 'beta_3'; there",
+    ),
+    (["clustering", "--only", "beta_1_alpha_0"], "belongs to --published, got --only beta_1"),
     (["clustering", "--name", ""], "--name must have 1 to"),
     (["clustering", "--storage", ""], "--storage must name a folder"),
     (["clustering", "--set", "training/seed=5"], "give --seed instead"),

@@ -4,12 +4,22 @@ from typing import NoReturn
 
 import click
 
+from tune_ddvae.analyse import main as analyse
 from tune_ddvae.cli import run
+from tune_ddvae.paper import main as paper
 from tune_ddvae.study import main as study
+from tune_ddvae.sync import main as sync
+from tune_ddvae.train import main as train
 
 COMMANDS = click.Group(
     "tune-ddvae",
-    commands={"study": study},
+    commands={
+        "analyse": analyse,
+        "paper": paper,
+        "study": study,
+        "sync": sync,
+        "train": train,
+    },
     help="Studies of disentangling VAEs, never lost and honest about seeds.",
 )
 

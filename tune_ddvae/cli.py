@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from tune_ddvae import exit_codes
-from tune_ddvae.errors import DdvaeError
+from tune_ddvae.errors import DdvaeError, StorageFullError
 
 
 def run(command: click.Command, name: str) -> NoReturn:
@@ -28,6 +28,9 @@ def run(command: click.Command, name: str) -> NoReturn:
         with suppress(OSError):
             error.show()
         code = exit_codes.REFUSED
+    except StorageFullError as error:
+        _tell(f"error: {error}")
+        code = exit_codes.WORK_LEFT
     except DdvaeError as error:
         _tell(f"error: {error}")
         code = exit_codes.REFUSED

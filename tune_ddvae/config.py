@@ -7,6 +7,7 @@ unknown key, a wrong type or a broken bound raises ``ConfigError`` naming key, v
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -33,7 +34,8 @@ class DatasetFacts:
     default_width: int
     # Where validation points are drawn by themselves, not split off the training points.
     max_validation: int | None = None
-    has_factors: bool = False  # generative factors are known for each point
+    has_factors: bool = False  # lies on a grid of generative factors; else the class is all we know
+    has_mlp: bool = False  # plain layers, whose number is a setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class MetricFacts:
     direction: Direction | None  # None where neither way is better by itself
     meaning: str
     needs: str = ""  # a key of NEEDS
+    is_expensive: bool = False  # measured at metrics/expensive_every, at rungs and at the end
 
 
 _IMAGES = ("laplace", "normal", "bernoulli")
@@ -58,25 +61,36 @@ DATASETS: Mapping[str, DatasetFacts] = {
         likelihoods=("laplace", "normal"),
         default_width=100,
         max_validation=400,
+        has_mlp=True,
     ),
     "digits": DatasetFacts(
         shape=(1, 16, 16), max_train=1_547, max_test=250, likelihoods=_IMAGES, default_width=16
     ),
+    "dsprites": DatasetFacts(
+        shape=(1, 64, 64),
+        max_train=732_280,
+        max_test=5_000,
+        likelihoods=_IMAGES,
+        default_width=32,
+        has_factors=True,
+    ),
 }
 
 # Each kind with the fields it reads and their defaults; a field of another kind is refused.
-PRIORS: Mapping[str, Mapping[str, float]] = {
+PRIORS: Mapping[str, Mapping[str, Value]] = {
     "normal": {"scale": 1.0},
+    "anisotropic": {"variance_scale": 1.0, "learns_variance": False},
     "student_t": {"df": 9.0},
     "sparse": {"gamma": 0.8, "spike_scale": 0.05},
     "clustered": {},
 }
-LIKELIHOODS: Mapping[str, Mapping[str, float | None]] = {
+LIKELIHOODS: Mapping[str, Mapping[str, Value]] = {
     "laplace": {"scale": 0.1},
     "normal": {"scale": None},  # None: learned by the decoder
     "bernoulli": {},
 }
 DIVERGENCES = ("mmd", "inclusive_kl")
+OBJECTIVES = ("decomp", "iwae")
 
 METRICS: Mapping[str, MetricFacts] = {
     "sparsity/hoyer": MetricFacts(
@@ -114,7 +128,58 @@ METRICS: Mapping[str, MetricFacts] = {
         unit="nats", direction="min", meaning="KL(p(z) || q(z)), q the aggregate posterior"
     ),
     "disentanglement/factor_vae": MetricFacts(
-        unit="0 to 1", direction="max", meaning="FactorVAE score", needs="known factors"
+        unit="0 to 1",
+        direction="max",
+        meaning="FactorVAE score, Kim & Mnih (2018)",
+        needs="known factors",
+        is_expensive=True,
+    ),
+    "disentanglement/beta_vae": MetricFacts(
+        unit="0 to 1",
+        direction="max",
+        meaning="beta-VAE score, Higgins et al. (2017)",
+        needs="known factors",
+        is_expensive=True,
+    ),
+    "disentanglement/mig": MetricFacts(
+        unit="0 to 1",
+        direction="max",
+        meaning="mutual information gap, Chen et al. (2018)",
+        needs="known factors",
+        is_expensive=True,
+    ),
+    "disentanglement/dci": MetricFacts(
+        unit="0 to 1",
+        direction="max",
+        meaning="disentanglement of DCI, Eastwood & Williams (2018)",
+        needs="known factors",
+        is_expensive=True,
+    ),
+    "disentanglement/sap": MetricFacts(
+        unit="0 to 1",
+        direction="max",
+        meaning="separated attribute predictability, Kumar et al. (2018)",
+        needs="known factors",
+        is_expensive=True,
+    ),
+    "disentanglement/modularity": MetricFacts(
+        unit="0 to 1",
+        direction="max",
+        meaning="modularity, Ridgeway & Mozer (2018)",
+        needs="known factors",
+        is_expensive=True,
+    ),
+    "disentanglement/class_mig": MetricFacts(
+        unit="0 to 1",
+        direction="max",
+        meaning="mutual information gap over the class, the only factor that is known",
+        needs="classes as the only known factor",
+    ),
+    "disentanglement/class_sap": MetricFacts(
+        unit="0 to 1",
+        direction="max",
+        meaning="separated attribute predictability of the class, the only factor that is known",
+        needs="classes as the only known factor",
     ),
 }
 
@@ -165,11 +230,13 @@ class ModelConfig:
     latent_dim: int = 50
     # Channels of the first convolution, or hidden units of an MLP; None: as published.
     width: int | None = None
+    num_hidden_layers: int = 1  # of an MLP, encoder and decoder each
 
     def __post_init__(self) -> None:
         _in_own_types("model", self)
         _within("model/latent_dim", self.latent_dim, low=1, high=4096)
         _within("model/width", self.width, low=1, high=4096)
+        _within("model/num_hidden_layers", self.num_hidden_layers, low=1, high=16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +245,9 @@ class PriorConfig:
 
     kind: str = "normal"
     scale: float | None = None  # normal: standard deviation
+    # anisotropic: c, the mean of the variances, which follow the data's principal variances.
+    variance_scale: float | None = None
+    learns_variance: bool | None = None  # anisotropic: their shares are trained, their sum stays
     df: float | None = None  # student_t: degrees of freedom
     gamma: float | None = None  # sparse: weight of the spike
     spike_scale: float | None = None  # sparse: standard deviation of the spike
@@ -185,10 +255,12 @@ class PriorConfig:
     def __post_init__(self) -> None:
         _in_own_types("prior", self)
         _fill_kind("prior", self, PRIORS)
-        _within("prior/scale", self.scale, above=0.0)
+        # Beyond these scales float32 has no finite density, or gradient of it, at the prior's samples.
+        _within("prior/scale", self.scale, low=1e-6, high=1e6)
+        _within("prior/variance_scale", self.variance_scale, low=1e-12, high=1e12)
         _within("prior/df", self.df, above=0.0)
         _within("prior/gamma", self.gamma, low=0.0, high=1.0)
-        _within("prior/spike_scale", self.spike_scale, above=0.0)
+        _within("prior/spike_scale", self.spike_scale, low=1e-6, high=1e6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +278,13 @@ class LikelihoodConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """E_q log p(x|z) - beta KL(q(z|x) || p(z)) - alpha D(q(z), p(z)), arXiv:1812.02833 eq. 7."""
+    """What training maximises.
 
+    decomp: E_q log p(x|z) - beta KL(q(z|x) || p(z)) - alpha D(q(z), p(z)), arXiv:1812.02833 eq. 7.
+    iwae: E_q log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x), Burda et al. (2016); it has no weights.
+    """
+
+    kind: str = "decomp"
     beta: float = 1.0
     alpha: float = 0.0
     divergence: str = "mmd"  # D
@@ -215,10 +292,16 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         _in_own_types("objective", self)
+        _one_of("objective/kind", self.kind, OBJECTIVES)
         _within("objective/beta", self.beta, low=0.0)
         _within("objective/alpha", self.alpha, low=0.0)
         _one_of("objective/divergence", self.divergence, DIVERGENCES)
         _within("objective/num_samples", self.num_samples, low=1)
+        if self.kind == "iwae" and (self.beta, self.alpha) != (1.0, 0.0):
+            raise ConfigError(
+                f"objective/beta must be 1 and objective/alpha 0 under objective/kind iwae, got "
+                f"{self.beta:g} and {self.alpha:g}: its bound has no such weights"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +327,7 @@ class TrainingConfig:
     epochs: int = 80
     batch_size: int = 500
     evaluate_every: int = 1  # epochs between two evaluations: one step
+    images_per_epoch: int | None = None  # drawn anew for each epoch; None: all training images
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -252,6 +336,7 @@ class TrainingConfig:
         # Batch norm and the unbiased MMD both divide by the batch size minus one.
         _within("training/batch_size", self.batch_size, low=2)
         _within("training/evaluate_every", self.evaluate_every, low=1)
+        _within("training/images_per_epoch", self.images_per_epoch, low=2)
         _within("training/seed", self.seed, low=0, high=2**63 - 1)
         if self.epochs % self.evaluate_every:
             raise ConfigError(
@@ -267,9 +352,23 @@ class MetricsConfig:
     iwae_num_samples: int = 64  # K of log_likelihood/iwae
     iwae_num_points: int = 200  # points that it is averaged over
     active_threshold: float = 0.01  # variance of the posterior mean, Burda et al. (2016)
+    # Of the epochs that are evaluated, the expensive metrics are measured at those that this divides;
+    # None: only at rungs and at the end.
+    expensive_every: int | None = 1
+    expensive_at_rungs: bool = True  # too; at the last epoch they are measured in any case
+    # Every k-th value of a factor of eight or more is encoded: 4 makes 11,520 images of dSprites'
+    # 737,280. On a GPU always the whole grid.
+    grid_stride: int = 4
+    grid_stride_at_end: int = 1  # the same for the last measurement of a trial
     factor_vae_group: int = 64  # L, points that share the fixed factor
     factor_vae_train_votes: int = 10_000
     factor_vae_test_votes: int = 5_000
+    beta_vae_group: int = 64  # pairs that one point of the classifier is the mean of
+    beta_vae_train_votes: int = 3_000
+    beta_vae_test_votes: int = 1_500
+    num_bins: int = 20  # equal-width bins of a code for MIG and modularity
+    dci_train_points: int = 2_000
+    dci_test_points: int = 1_000
     seed: int = 0  # evaluation's own generator, the same at every epoch
 
     def __post_init__(self) -> None:
@@ -280,6 +379,15 @@ class MetricsConfig:
         _within("metrics/factor_vae_group", self.factor_vae_group, low=2)
         _within("metrics/factor_vae_train_votes", self.factor_vae_train_votes, low=1)
         _within("metrics/factor_vae_test_votes", self.factor_vae_test_votes, low=1)
+        _within("metrics/expensive_every", self.expensive_every, low=1)
+        _within("metrics/grid_stride", self.grid_stride, low=1, high=32)
+        _within("metrics/grid_stride_at_end", self.grid_stride_at_end, low=1, high=32)
+        _within("metrics/beta_vae_group", self.beta_vae_group, low=1)
+        _within("metrics/beta_vae_train_votes", self.beta_vae_train_votes, low=10)
+        _within("metrics/beta_vae_test_votes", self.beta_vae_test_votes, low=1)
+        _within("metrics/num_bins", self.num_bins, low=2)
+        _within("metrics/dci_train_points", self.dci_train_points, low=10)
+        _within("metrics/dci_test_points", self.dci_test_points, low=1)
         _within("metrics/seed", self.seed, low=0)
 
 
@@ -307,7 +415,20 @@ class TrialConfig:
             raise ConfigError(
                 f"model/latent_dim must be 2 under prior/kind clustered, got {self.model.latent_dim}"
             )
-        valid = DATASETS[self.data.name].likelihoods
+        facts = DATASETS[self.data.name]
+        num_inputs = math.prod(facts.shape)
+        if self.prior.kind == "anisotropic" and self.model.latent_dim > num_inputs:
+            raise ConfigError(
+                f"model/latent_dim must be at most {num_inputs} under prior/kind anisotropic, got "
+                f"{self.model.latent_dim}: {self.data.name} has no more principal variances"
+            )
+        if self.model.num_hidden_layers != 1 and not facts.has_mlp:
+            with_mlp = [name for name, other in DATASETS.items() if other.has_mlp]
+            raise ConfigError(
+                f"model/num_hidden_layers must be 1 for data/name {self.data.name}, got "
+                f"{self.model.num_hidden_layers}; it belongs to {_listed(with_mlp)}"
+            )
+        valid = facts.likelihoods
         if self.likelihood.kind not in valid:
             raise ConfigError(
                 f"likelihood/kind must be one of {_listed(valid)} for data/name {self.data.name}, "
@@ -317,6 +438,12 @@ class TrialConfig:
             raise ConfigError(
                 f"data/num_train must be at least 2, got {self.data.train_size}: "
                 "a batch of one is dropped in training"
+            )
+        images = self.training.images_per_epoch
+        if images is not None and images > self.data.train_size:
+            raise ConfigError(
+                f"training/images_per_epoch must be at most the {self.data.train_size} training "
+                f"points of {self.data.name}, got {images}"
             )
 
     @property
@@ -334,6 +461,7 @@ NEEDS: Mapping[str, Callable[[TrialConfig], bool]] = {
     "two latent dimensions": lambda config: config.model.latent_dim >= 2,
     "a clustered prior": lambda config: config.prior.kind == "clustered",
     "known factors": lambda config: DATASETS[config.data.name].has_factors,
+    "classes as the only known factor": lambda c: not DATASETS[c.data.name].has_factors,
 }
 
 
@@ -461,7 +589,7 @@ def _in_own_types(part: str, config: "DataclassInstance") -> None:
 def _fill_kind(
     part: str,
     config: PriorConfig | LikelihoodConfig,
-    kinds: Mapping[str, Mapping[str, float | None]],
+    kinds: Mapping[str, Mapping[str, Value]],
 ) -> None:
     """Fill the kind's own fields with its defaults; refuse fields of other kinds."""
     _one_of(f"{part}/kind", config.kind, kinds)

@@ -45,6 +45,10 @@ class StorageError(DdvaeError, OSError):
     """The storage folder cannot be written to, or cannot hold a record."""
 
 
+class StorageFullError(StorageError):
+    """The storage's disk is full; what was recorded is kept, and the same command goes on."""
+
+
 class TrackingError(DdvaeError, RuntimeError):
     """The tracking address cannot be used as it is; the message says what would do."""
 

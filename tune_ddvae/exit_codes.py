@@ -3,6 +3,6 @@
 COMPLETE = 0  # everything asked for has ended, and at least one trial succeeded
 NO_SUCCESS = 1  # everything has ended, and no trial succeeded
 REFUSED = 2  # something asked for is wrong or missing; nothing was created
-WORK_LEFT = 3  # stopped with work left: hours used up, or one error again and again
+WORK_LEFT = 3  # stopped with work left: hours used up, one error again and again, no space left
 INTERRUPTED = 130  # Ctrl-C
 TERMINATED = 143  # SIGTERM

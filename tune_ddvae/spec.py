@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optuna.distributions import (
@@ -74,6 +74,8 @@ class StudySpec:
     quick: StudySize  # the same study, small enough for a laptop
     published: Mapping[str, Overrides] = field(default_factory=dict)
     first: tuple[str, ...] = ()  # published settings trained before the search proposes
+    # Published settings that alone are trained, in rounds: round r trains each of them with seed r.
+    replicated: tuple[str, ...] = ()
     sampler: str = "tpe"  # or "random"
 
     def __post_init__(self) -> None:
@@ -82,17 +84,19 @@ class StudySpec:
         _check_space(self.base, self.space, self.rank_by)
         for name, setting in self.published.items():
             _decoded(self.base, setting, f"published setting {name!r}")
-        for name in self.first:
-            if name not in self.published:
-                raise ConfigError(
-                    f"first names {name!r}; published settings: {', '.join(self.published)}"
-                )
+        for field_name, names in (("first", self.first), ("replicated", self.replicated)):
+            for name in names:
+                if name not in self.published:
+                    raise ConfigError(
+                        f"{field_name} names {name!r}; published settings: "
+                        f"{', '.join(self.published) or 'none'}"
+                    )
         if self.sampler not in ("tpe", "random"):
             raise ConfigError(f"sampler must be tpe or random, got {self.sampler!r}")
         for size in (self.size, self.quick):
             resized = _decoded(self.base, size.overrides, "size")
             _check_space(resized, self.space, self.rank_by)
-            _check_size(size, resized)
+            _check_size(size, resized, next(iter(self.rank_by)))
 
     def resized(self, size: StudySize, pins: Overrides | None = None) -> "StudySpec":
         """The study at that size, with some keys pinned to one value for every trial.
@@ -128,6 +132,58 @@ class StudySpec:
             first=tuple(name for name in self.first if name in published),
         )
 
+    def as_published(
+        self,
+        size: StudySize,
+        replicates: int,
+        pins: Overrides | None = None,
+        only: Sequence[str] = (),
+    ) -> "StudySpec":
+        """The study of the published settings alone, each trained with seeds 0 to ``replicates`` - 1.
+
+        Nothing is searched and nobody is stopped early; metrics are measured on the test set, as in
+        the paper. More replicates make it longer, not another study.
+
+        Args:
+            size: How long each is trained.
+            replicates: Seeds of each setting.
+            pins: Keys fixed for all; a setting that says otherwise is left out.
+            only: Names of the settings to train; none: all.
+
+        Raises:
+            ConfigError: There are no published settings, one of ``only`` is none of them, or the
+                pins contradict all of them.
+        """
+        if not self.published:
+            raise ConfigError("this study has no published settings to train")
+        pins = {"data/num_validation": 0, **(pins or {})}
+        for name in only:
+            if name not in self.published:
+                raise ConfigError(
+                    f"unknown published setting {name!r}; there are: {', '.join(self.published)}"
+                )
+        resized = self.resized(dataclasses.replace(size, first_rung=None), pins)
+        names = tuple(name for name in resized.published if not only or name in only)
+        if not names:
+            raise ConfigError(
+                f"no published setting agrees with {_assignments(pins)}; there are: "
+                f"{', '.join(self.published)}"
+            )
+        longer = dataclasses.replace(resized.size, trials=len(names) * replicates)
+        return dataclasses.replace(
+            resized, space={}, first=(), replicated=names, size=longer, quick=longer
+        )
+
+    def planned(self, number: int) -> tuple[str, int | None] | None:
+        """Published setting of trial ``number``, and its replicate where there are several.
+
+        None where the sampler is to be asked.
+        """
+        if self.replicated:
+            replicate, index = divmod(number, len(self.replicated))
+            return self.replicated[index], replicate
+        return (self.first[number], None) if number < len(self.first) else None
+
     @functools.cached_property
     def rungs(self) -> tuple[int, ...]:
         """Epochs at which trials are compared: start x factor^k below the last epoch."""
@@ -145,6 +201,8 @@ class StudySpec:
         }
         for name in self.first:
             facts[f"first/{name}"] = json.dumps(dict(self.published[name]), sort_keys=True)
+        for name in self.replicated:
+            facts[f"replicated/{name}"] = json.dumps(dict(self.published[name]), sort_keys=True)
         facts["sampler"] = self.sampler
         facts["startup_trials"] = self.size.startup_trials
         facts["reduction_factor"] = self.size.reduction_factor
@@ -216,9 +274,10 @@ def _check_types(spec: StudySpec) -> None:
     _check_mapping("published", spec.published, Mapping)
     for name, setting in spec.published.items():
         _check_mapping(f"published setting {name!r}", setting)
-    _check_type("first", spec.first, tuple)
-    for name in spec.first:
-        _check_type("a name in first", name, str)
+    for field_name, names in (("first", spec.first), ("replicated", spec.replicated)):
+        _check_type(field_name, names, tuple)
+        for name in names:
+            _check_type(f"a name in {field_name}", name, str)
     _check_type("sampler", spec.sampler, str)
 
 
@@ -265,7 +324,7 @@ def _check_needs(rank_by: Iterable[str], config: TrialConfig) -> None:
             )
 
 
-def _check_size(size: StudySize, base: TrialConfig) -> None:
+def _check_size(size: StudySize, base: TrialConfig, ranked: str) -> None:
     epochs, every = base.training.epochs, base.training.evaluate_every
     if size.trials is not None and size.trials < 1:
         raise ConfigError(f"trials must be at least 1, got {size.trials}")
@@ -286,6 +345,23 @@ def _check_size(size: StudySize, base: TrialConfig) -> None:
                 f"rung {rung} must be a multiple of training/evaluate_every {every}: nothing is "
                 "measured there"
             )
+        _check_due(ranked, rung, base)
+
+
+def _check_due(ranked: str, rung: int, base: TrialConfig) -> None:
+    """Refuse a rung at which the metric that decides there is not measured."""
+    config = base.metrics
+    if not METRICS[ranked].is_expensive or config.expensive_at_rungs:
+        return
+    if config.expensive_every is None or rung % config.expensive_every:
+        raise ConfigError(
+            f"{ranked} decides at rung {rung} and is not due there: metrics/expensive_at_rungs must "
+            f"be true, or metrics/expensive_every divide {rung}, got {config.expensive_every}"
+        )
+
+
+def _assignments(pins: Overrides) -> str:
+    return ", ".join(f"{key}={value}" for key, value in pins.items())
 
 
 def _check_seed(keys: Iterable[str]) -> None:

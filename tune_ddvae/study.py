@@ -52,6 +52,13 @@ with work left, 130 interrupted, 143 terminated."""
     metavar="PART/FIELD=VALUE",
     help="Fix any field for all trials; repeatable.",
 )
+@click.option("--published", is_flag=True, help="Train the paper's settings and nothing else.")
+@click.option(
+    "--replicates", type=click.IntRange(min=1), help="Seeds of each published setting (1)."
+)
+@click.option(
+    "--only", multiple=True, metavar="SETTING", help="Of the published settings; repeatable."
+)
 @click.option("--no-published", is_flag=True, help="Do not train published settings first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result (or plan) as JSON.")
 def main(
@@ -75,6 +82,9 @@ def main(
     address: str | None,
     study_name: str | None,
     settings: Sequence[str],
+    published: bool,
+    replicates: int | None,
+    only: Sequence[str],
     no_published: bool,
     as_json: bool,
 ) -> None:
@@ -97,9 +107,14 @@ def main(
         hours=hours,
         first_rung=first_rung,
         no_published=no_published,
+        published=published,
+        replicates=replicates,
+        only=only,
     )
     options = {
-        "name": _default_name(file, quick=quick) if study_name is None else study_name,
+        "name": _default_name(file, quick=quick, published=published)
+        if study_name is None
+        else study_name,
         "seed": seed,
         "hours": hours,
         "max_concurrent": max_concurrent,
@@ -124,6 +139,9 @@ def sized_spec(
     hours: float | None = None,
     first_rung: str | None = None,
     no_published: bool = False,
+    published: bool = False,
+    replicates: int | None = None,
+    only: Sequence[str] = (),
 ) -> StudySpec:
     """The study at the size that the options ask for.
 
@@ -131,6 +149,22 @@ def sized_spec(
         ConfigError: The options contradict the study or each other.
     """
     size = spec.quick if quick else spec.size
+    if published:
+        others = {
+            "--trials": trials is not None,
+            "--first-rung": first_rung is not None,
+            "--no-published": no_published,
+        }
+        if any(others.values()):
+            given = ", ".join(name for name, is_given in others.items() if is_given)
+            raise ConfigError(
+                f"--published trains each published setting whole, got {given} too; "
+                "--replicates says how often, --set and --epochs change what is trained"
+            )
+        return spec.as_published(size, replicates or 1, pins, only)
+    for option, value in (("--replicates", replicates), ("--only", " ".join(only) or None)):
+        if value is not None:
+            raise ConfigError(f"{option} belongs to --published, got {option} {value} without it")
     if trials is not None or hours is not None:
         size = dataclasses.replace(size, trials=trials)  # --hours alone: as many as fit
     if first_rung is not None:
@@ -181,8 +215,8 @@ def _console(*, as_json: bool) -> Console:
     return console
 
 
-def _default_name(file: StudyFile, *, quick: bool) -> str:
-    return f"{file.name}-quick" if quick else file.name
+def _default_name(file: StudyFile, *, quick: bool, published: bool) -> str:
+    return file.name + "-published" * published + "-quick" * quick
 
 
 def _pins(settings: Sequence[str], epochs: int | None) -> dict[str, Value]:

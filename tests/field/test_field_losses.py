@@ -12,6 +12,7 @@ from tests.studies import (
     ended,
     num_rows,
     result,
+    run,
     trials_of,
     trials_so_far,
     wait_until,
@@ -75,7 +76,10 @@ def test_a_trial_that_loses_its_worker_once_is_finished_by_another(bereft):
     assert unlucky.losses == 1
     assert unlucky.facts["pid"] not in killer.killed[UNLUCKY]
     assert tracked.children[UNLUCKY].data.tags["losses"] == "1"
-    assert "trial 0 lost its worker (likely out of memory (or killed from outside" in err
+    assert (
+        "trial 0 lost its worker (likely out of memory, or killed from outside (by SIGKILL" in err
+    )
+    assert "of this machine's memory was in use in the last minute" in err
 
 
 def test_a_trial_whose_worker_is_lost_each_time_fails_and_says_why(bereft):
@@ -83,7 +87,7 @@ def test_a_trial_whose_worker_is_lost_each_time_fails_and_says_why(bereft):
     doomed = trials[DOOMED]
     assert len(killer.killed[DOOMED]) == LOSS_LIMIT + 1
     assert doomed.state is State.FAILED
-    assert doomed.reason.startswith("worker lost 4 times; last: likely out of memory (or killed")
+    assert doomed.reason.startswith("worker lost 4 times; last: likely out of memory, or killed")
     run = tracked.children[DOOMED]
     assert run.info.status == "FAILED"
     assert run.data.tags["reason"] == doomed.reason
@@ -111,6 +115,30 @@ def test_every_killed_worker_is_gone(bereft):
     killer, *_ = bereft
     for pids in killer.killed.values():
         assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_trial_that_hangs_is_ended_and_says_so(workplace, ray_address):
+    """So short a limit takes every trial for one that hangs."""
+    study = write_tiny(workplace, trials=1)
+    env = {"TUNE_DDVAE_STALL_S": "0.01"}
+    done = run(study, workplace, "--address", ray_address, "--json", env=env)
+    assert done.returncode == exit_codes.NO_SUCCESS, done.stderr
+    (trial,) = trials_of(workplace, "tiny")
+    assert trial.state is State.FAILED
+    assert "worker lost 4 times; last: stalled: nothing was finished for 0:00:00.01" in trial.reason
+    assert Tracked(workplace, "tiny", "tiny").children[0].info.status == "FAILED"
+
+
+def test_a_worker_that_is_asked_to_end_from_outside_names_the_signal(workplace, ray_address):
+    study = write_tiny(workplace, trials=1)
+    words = ("--epochs", EPOCHS, "--first-rung", "none", "--address", ray_address)
+    with driving(study, workplace, *words) as driver:
+        assert wait_until(driver, lambda: num_rows(workplace, "tiny") >= 5)
+        os.kill(trials_so_far(workplace, "tiny")[0].facts["pid"], signal.SIGTERM)
+        done = ended(driver)
+    assert done.returncode == exit_codes.COMPLETE, done.stderr
+    assert "trial 0 lost its worker (killed from outside by SIGTERM)" in done.stdout + done.stderr
+    assert trials_of(workplace, "tiny")[0].state is State.COMPLETE
 
 
 def test_a_ray_that_dies_under_the_study_ends_it_with_work_left(workplace):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,16 @@ from pathlib import Path
 import pytest
 
 import tune_ddvae
-from tests.studies import Tracked, record_path, run, trials_of, write_tiny
+from tests.studies import (
+    Tracked,
+    driving,
+    ended,
+    kill_after,
+    record_path,
+    run,
+    trials_of,
+    write_tiny,
+)
 from tune_ddvae import exit_codes
 from tune_ddvae.catalogue import known_studies
 
@@ -36,6 +46,35 @@ def spaced(text):
     return (
         "\n".join("  " + "  ".join(line.split("  ")).strip() for line in text.splitlines()) + "\n"
     )
+
+
+def test_an_interrupted_study_goes_on_where_its_storage_was_moved_to(workplace, ray_address):
+    study = write_tiny(workplace, trials=4)
+    words = ("--max-concurrent", "1", "--first-rung", "none", "--address", ray_address)
+    with driving(study, workplace, *words) as driver:
+        assert kill_after(driver, workplace, "tiny", 40, signal.SIGINT)
+        assert ended(driver).returncode == exit_codes.INTERRUPTED
+    before = trials_of(workplace, "tiny")
+    parent = Tracked(workplace, "tiny", "tiny").parent.info.run_id
+    there = workplace / "another disk"
+    there.mkdir()
+    (workplace / "studies").rename(there / "studies")
+
+    done = run(study, there, *words)
+    assert done.returncode == exit_codes.COMPLETE, done.stderr
+    assert not (workplace / "studies").exists()
+    trials = trials_of(there, "tiny")
+    for cut, whole in zip(before, trials, strict=False):
+        assert {epoch: whole.rows[epoch].time for epoch in cut.rows} == {
+            epoch: row.time for epoch, row in cut.rows.items()
+        }
+    assert [list(trial.rows) for trial in trials] == [list(range(1, 28))] * 4
+    assert "passed over a checkpoint" not in done.stdout + done.stderr
+    tracked = Tracked(there, "tiny", "tiny")
+    tracked.assert_equals(trials)
+    assert tracked.parent.info.run_id == parent
+    for child, trial in zip(tracked.children, trials, strict=True):
+        assert json.loads(tracked.artifact(child, "config.json")) == trial.config
 
 
 class Odd:

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -52,6 +54,37 @@ def assert_no_password(folder: Path, *texts: str) -> None:
             assert PASSWORD.encode() not in path.read_bytes(), path
 
 
+def synced_with(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "tune_ddvae.sync", "tiny", "--storage", folder / "studies"]
+    return subprocess.run(
+        [*map(str, command), *words], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_sync_leaves_a_study_alone_that_a_driver_holds_on_a_server(workplace, url):
+    study = write_tiny(workplace, trials=2)
+    words = ["--epochs", "100000", "--first-rung", "none", "--record", url]
+    with driving(study, workplace, *words) as driver:
+        assert wait_until(driver, lambda: num_rows_at(url) >= 5)
+        refused = synced_with(workplace, "--record", url)
+        assert refused.returncode == exit_codes.REFUSED
+        assert f"another driver holds this study: process {driver.pid} on" in refused.stderr
+        driver.send_signal(signal.SIGINT)
+        assert ended(driver).returncode == exit_codes.INTERRUPTED
+    done = synced_with(workplace, "--record", url)
+    assert done.returncode == exit_codes.COMPLETE, done.stderr
+    unknown = subprocess.run(
+        [sys.executable, "-m", "tune_ddvae.sync", "tony", "--record", url],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert unknown.returncode == exit_codes.REFUSED
+    assert "there are: tiny" in unknown.stderr
+    assert_no_password(workplace, refused.stderr, done.stdout, unknown.stderr)
+
+
 def test_a_driver_frozen_past_its_lease_writes_nothing_more(workplace, url, server):
     study = write_tiny(workplace, trials=8)
     words = ["--max-concurrent", 1, "--record", url, "--json"]
@@ -74,6 +107,9 @@ def test_a_driver_frozen_past_its_lease_writes_nothing_more(workplace, url, serv
     assert "error: this driver has lost its hold on the study" in end.stderr
     assert "Traceback" not in end.stderr
     assert holdings(server, url) == before
+    # What it was just telling MLflow when it was frozen may have arrived all the same.
+    synced = synced_with(workplace, "--record", url)
+    assert synced.returncode == exit_codes.COMPLETE, synced.stderr
     Tracked(workplace, "tiny", "tiny").assert_equals(trials_at(url))
     assert_no_password(workplace, end.stdout, end.stderr, done.stdout, done.stderr, refused.stderr)
 

@@ -1,11 +1,6 @@
 """A tracking server that dies under a study, or is not there at all; and one that refuses."""
 
-import http.client
 import json
-import os
-import signal
-import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -13,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from sqlalchemy import create_engine
 
+from tests.mlflow_server import Server
 from tests.studies import (
     Tracked,
     driving,
@@ -27,67 +22,12 @@ from tests.studies import (
     write_tiny,
 )
 from tune_ddvae import exit_codes
-from tune_ddvae.catalogue import find_study
-from tune_ddvae.study import sized_spec
-from tune_ddvae.tuning.opening import open_record, record_url
-from tune_ddvae.tuning.tables import STUDIES
-from tune_ddvae.tuning.tracking import Outcome, sync
 
 pytestmark = [pytest.mark.field, pytest.mark.timeout(280)]
 
 LEFT, ALONE = "left", "alone"  # one study's server goes away, the other's was never there
 EPOCHS = 200
 PATIENCE_S = 30.0  # that a study has for a server at its end
-
-
-class Server:
-    """A local MLflow server on SQLite, which can be killed and started again at its address."""
-
-    def __init__(self, folder: Path) -> None:
-        self.database = folder / "server.db"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.address = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
-        self._process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        words = ["--backend-store-uri", f"sqlite:///{self.database}", "--workers", "1"]
-        words += ["--artifacts-destination", str(self._folder / "artifacts")]
-        words += ["--host", "127.0.0.1", "--port", str(self.port)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *words],
-            cwd=self._folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        assert wait_until(self._process, self._answers)
-
-    def kill(self) -> None:
-        """End the server and its workers at once."""
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(timeout=30)
-            self._process = None
-
-    def num_points(self) -> int:
-        connection = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)
-        try:
-            return connection.execute("select count(*) from metrics").fetchone()[0]
-        finally:
-            connection.close()
-
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
 
 
 class Deserted:
@@ -106,25 +46,19 @@ class Deserted:
             self.left_ended = time.time()
         again = ["--name", ALONE, "--epochs", 9, "--first-rung", "none", *words[4:]]
         self.alone = run(self.study, folder, *again)
+        self.unsynced = self.synced(ALONE)
         server.start()
         self.points_before = server.num_points()
-        self.summaries = [self.synced(LEFT) for _ in range(2)]
+        self.left_synced = [self.synced(LEFT) for _ in range(2)]
+        self.alone_synced = self.synced(ALONE)
         self.alone_again = run(self.study, folder, *again)
 
-    def synced(self, name: str):
+    def synced(self, name: str) -> subprocess.CompletedProcess:
         """What anyone can do at any later time, with the record alone."""
-        url = record_url(record_path(self.folder, name))
-        engine = create_engine(url)
-        with engine.connect() as connection:
-            (row,) = connection.execute(STUDIES.select()).all()
-        engine.dispose()
-        pins = {"training/epochs": EPOCHS}
-        spec = sized_spec(find_study(str(self.study)).spec, pins=pins, first_rung="none")
-        record = open_record(url, name, spec, json.loads(row.identity), {})
-        try:
-            return sync(record, self.server.address, "tiny", outcome=Outcome.COMPLETE)
-        finally:
-            record.close()
+        words = ["-m", "tune_ddvae.sync", name, "--storage", str(self.folder / "studies")]
+        return subprocess.run(
+            [sys.executable, *words], capture_output=True, text=True, timeout=120, check=False
+        )
 
 
 @pytest.fixture(scope="module")
@@ -154,17 +88,41 @@ def test_what_a_dead_server_missed_is_brought_once_by_sync(deserted):
     trials = trials_of(deserted.folder, LEFT)
     expected = sum(len(row.metrics) for trial in trials for row in trial.rows.values())
     assert 0 < deserted.points_before < expected
-    assert [summary.is_whole for summary in deserted.summaries] == [True, True]
+    for done in deserted.left_synced:
+        assert done.returncode == exit_codes.COMPLETE, done.stderr
+        assert "everything is there" in done.stdout
+    assert not deserted.left_synced[0].stdout.startswith("sent 0 evaluations")
+    assert deserted.left_synced[1].stdout.startswith("sent 0 evaluations")
     tracked = Tracked(deserted.folder, LEFT, "tiny", deserted.server.address)
     tracked.assert_equals(trials)
     assert tracked.parent.info.status == "FINISHED"
     assert json.loads(tracked.artifact(tracked.children[0], "config.json")) == trials[0].config
 
 
-def test_a_study_without_any_server_runs_and_is_brought_by_the_same_command(deserted):
+def test_a_study_without_any_server_runs_and_says_so(deserted):
     assert deserted.alone.returncode == exit_codes.COMPLETE, deserted.alone.stderr
     assert "does not answer" in deserted.alone.stderr
     assert "is behind, still to be sent" in deserted.alone.stderr
+
+
+def test_sync_says_what_it_could_not_send(deserted):
+    assert deserted.unsynced.returncode == exit_codes.WORK_LEFT
+    assert "is behind, still to be sent" in deserted.unsynced.stdout
+
+
+def test_sync_brings_everything_of_a_study_that_had_no_server(deserted):
+    """Without an address: the record knows where the study wanted to be shown."""
+    trials = trials_of(deserted.folder, ALONE)
+    num_rows = sum(len(trial.rows) for trial in trials)
+    assert deserted.alone_synced.returncode == exit_codes.COMPLETE, deserted.alone_synced.stderr
+    told = f"sent {num_rows} evaluations; {len(trials) + 1} runs described or closed"
+    assert deserted.alone_synced.stdout.startswith(told)
+    tracked = Tracked(deserted.folder, ALONE, "tiny", deserted.server.address)
+    tracked.assert_equals(trials)
+    assert tracked.parent.info.status == "FINISHED"
+
+
+def test_the_same_command_after_that_finds_nothing_to_do(deserted):
     assert deserted.alone_again.returncode == exit_codes.COMPLETE, deserted.alone_again.stderr
     assert result(deserted.alone_again)["outcome"] == "already complete"
     assert "behind" not in deserted.alone_again.stderr

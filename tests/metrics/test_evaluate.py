@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import pytest
@@ -8,19 +7,19 @@ from tests.training.tiny import CPU, tiny
 from tune_ddvae.config import METRICS
 from tune_ddvae.data import Split, load
 from tune_ddvae.errors import DivergedError
-from tune_ddvae.metrics.evaluate import _MEASURES, encode, evaluate
+from tune_ddvae.metrics.evaluate import _MEASURES, evaluate
 from tune_ddvae.metrics.streams import stream
-from tune_ddvae.models.vae import make_vae
+from tune_ddvae.models import make_vae
 
 
-def _evaluate(config, split=None, dataset=None, change=None):
+def _evaluate(config, split=None, dataset=None, change=None, **options):
     dataset = load(config.data) if dataset is None else dataset
     vae = make_vae(config, stream(0, "initial weights"))
     if change is not None:
         with torch.no_grad():
             change(vae)
     split = dataset.evaluation if split is None else split
-    return evaluate(vae, dataset, split, config, CPU)
+    return evaluate(vae, dataset, split, config, CPU, **options)
 
 
 def _fill(value):
@@ -73,7 +72,7 @@ def test_any_codes_give_finite_values_or_reasons(name, latent_dim, points, chang
 def test_collapsed_codes_have_no_active_unit_and_no_sparsity():
     result = _evaluate(tiny(), change=_fill(0.0))
     assert result.metrics["latent/active_units"] == 0
-    assert result.facts["active_dimensions"] == []
+    assert result.facts["latent/active_units"] == {"which": []}
     assert "active" in result.absent["sparsity/hoyer"]
 
 
@@ -116,22 +115,58 @@ def test_the_tighter_bound_is_above_the_elbo():
     assert metrics["log_likelihood/iwae"] > elbo
 
 
-def test_codes_of_a_whole_factor_grid_are_scored():
-    config = tiny(metrics__factor_vae_train_votes=200, metrics__factor_vae_test_votes=100)
-    dataset = dataclasses.replace(load(config.data), factor_sizes=(3, 4, 5))
-    result = _evaluate(config, dataset=dataset)
-    assert 0 <= result.metrics["disentanglement/factor_vae"] <= 1
-    assert result.facts["factor_vae"]["group"] == 64
-    smaller = dataclasses.replace(dataset, factor_sizes=(3, 4))
-    assert "12 points" in _evaluate(config, dataset=smaller).absent["disentanglement/factor_vae"]
+def test_expensive_metrics_that_are_not_due_are_left_out():
+    result = _evaluate(tiny(), with_expensive=False)
+    expected = {name for name, facts in METRICS.items() if not facts.is_expensive}
+    assert {*result.metrics, *result.absent} == expected
 
 
-def test_encoding_in_batches_is_encoding_at_once():
-    config = tiny("pinwheel")
+def test_only_the_metrics_that_are_wanted_are_measured():
+    wanted = {"sparsity/hoyer_all", "latent/components_used"}
+    result = _evaluate(tiny(), names=wanted)
+    assert {*result.metrics, *result.absent} == wanted
+    whole = _evaluate(tiny())
+    assert result.metrics["sparsity/hoyer_all"] == whole.metrics["sparsity/hoyer_all"]
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        {"prior__kind": "normal", "prior__scale": 0.7},
+        {"prior__kind": "student_t", "prior__df": 4.0},
+        {"prior__kind": "sparse"},
+    ],
+    ids=lambda prior: prior["prior__kind"],
+)
+def test_the_kl_is_told_by_dimension(prior):
+    result = _evaluate(tiny(**prior))
+    parts = result.facts["latent/kl"]["per_dimension"]
+    assert len(parts) == 4
+    assert sum(parts) == pytest.approx(result.metrics["latent/kl"], rel=1e-2)
+
+
+def test_the_kl_to_a_clustered_prior_has_no_parts():
+    fact = _evaluate(tiny("pinwheel")).facts["latent/kl"]["per_dimension"]
+    assert "no product over dimensions" in fact
+
+
+def test_the_importance_weighted_bound_says_what_it_averages():
+    facts = _evaluate(tiny()).facts["log_likelihood/iwae"]
+    assert facts == {"samples": 4, "points": 20}
+
+
+def test_a_split_by_rows_is_measured_as_its_points():
+    config = tiny()
     dataset = load(config.data)
-    vae = make_vae(config, stream(0, "initial weights")).eval()
-    with torch.no_grad():
-        encodings = encode(vae, dataset, dataset.train, CPU, stream(0, "codes"))
-        posterior = vae.encode(dataset.train.inputs)
-    torch.testing.assert_close(encodings.posterior.mean, posterior.mean)
-    torch.testing.assert_close(encodings.posterior.scale, posterior.scale)
+    evaluation = dataset.evaluation
+    rows = torch.arange(len(evaluation)) * 2 + 1
+    stored = evaluation.inputs.repeat_interleave(2, dim=0)
+    stored[::2] = 0
+    by_rows = Split(stored, evaluation.classes, rows)
+    assert _evaluate(config, by_rows, dataset) == _evaluate(config, dataset=dataset)
+
+
+def test_the_watchdog_hears_of_every_metric():
+    heard = []
+    _evaluate(tiny(), on_batch=lambda: heard.append(None))
+    assert len(heard) > len(METRICS)

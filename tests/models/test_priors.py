@@ -6,6 +6,7 @@ import torch
 from tests.contracts import PriorContract
 from tests.numerics import golden
 from tune_ddvae.config import PriorConfig
+from tune_ddvae.errors import ConfigError
 from tune_ddvae.models import make_prior
 from tune_ddvae.models.densities import (
     normal_log_density,
@@ -13,51 +14,127 @@ from tune_ddvae.models.densities import (
     student_t_log_density,
 )
 
+VARIANCES = torch.tensor([6.0, 1.5, 0.5], dtype=torch.float64)
+
 
 class TestNormalPrior(PriorContract):
-    @pytest.fixture
-    def prior(self):
-        return make_prior(PriorConfig(kind="normal", scale=1.5), 2)
+    usual = PriorConfig(kind="normal", scale=1.5)
+    edges = tuple(PriorConfig(kind="normal", scale=scale) for scale in (1e-6, 1e6))
+    refused = ({"scale": 0.0}, {"scale": -1.0}, {"scale": 1e-30}, {"scale": 1e30})
+
+
+class TestAnisotropicPrior(PriorContract):
+    usual = PriorConfig(kind="anisotropic", variance_scale=1.5)
+    edges = tuple(
+        PriorConfig(kind="anisotropic", variance_scale=scale, learns_variance=learns)
+        for scale in (1e-12, 1e12)
+        for learns in (False, True)
+    )
+    refused = ({"variance_scale": 0.0}, {"variance_scale": 1e-30}, {"variance_scale": 1e30})
+
+    def make(self, config, latent_dim):
+        return make_prior(config, latent_dim, VARIANCES[:latent_dim])
+
+
+class TestLearnedAnisotropicPrior(TestAnisotropicPrior):
+    usual = PriorConfig(kind="anisotropic", learns_variance=True)
 
 
 class TestStudentTPrior(PriorContract):
-    @pytest.fixture
-    def prior(self):
-        return make_prior(PriorConfig(kind="student_t", df=2.0), 2)
+    usual = PriorConfig(kind="student_t", df=2.0)
+    edges = tuple(PriorConfig(kind="student_t", df=df) for df in (1e-300, 0.1, 1e300))
+    refused = ({"df": 0.0}, {"df": -1.0}, {"df": math.inf})
 
 
 class TestSparsePrior(PriorContract):
-    @pytest.fixture
-    def prior(self):
-        return make_prior(PriorConfig(kind="sparse", gamma=0.8), 2)
+    usual = PriorConfig(kind="sparse", gamma=0.8)
+    edges = (
+        PriorConfig(kind="sparse", gamma=0.0),
+        PriorConfig(kind="sparse", gamma=1.0),
+        PriorConfig(kind="sparse", spike_scale=1e-6),
+        PriorConfig(kind="sparse", gamma=1.0, spike_scale=1e6),
+    )
+    refused = ({"gamma": -0.1}, {"gamma": 1.1}, {"spike_scale": 0.0}, {"spike_scale": 1e-30})
 
 
 class TestClusteredPrior(PriorContract):
-    @pytest.fixture
-    def prior(self):
-        return make_prior(PriorConfig(kind="clustered"), 2)
+    usual = PriorConfig(kind="clustered")
+    edges = (usual,)
+    refused = ({"gamma": 0.5},)
+    dims = (2,)
 
 
-EDGES = [
-    PriorConfig(kind="sparse", gamma=0.0),
-    PriorConfig(kind="sparse", gamma=1.0),
-    PriorConfig(kind="sparse", spike_scale=1e-6),
-    PriorConfig(kind="student_t", df=1e-300),
-    PriorConfig(kind="student_t", df=0.1),
-    PriorConfig(kind="student_t", df=1e300),
-    PriorConfig(kind="normal", scale=1e-3),
-]
+def _anisotropic(variances, **fields):
+    variances = torch.as_tensor(variances, dtype=torch.float64)
+    return make_prior(PriorConfig(kind="anisotropic", **fields), len(variances), variances)
 
 
-@pytest.mark.parametrize("config", EDGES, ids=str)
-def test_edges_are_finite_in_one_dimension(config):
-    prior = make_prior(config, 1)
-    samples = prior.sample(1000, torch.Generator().manual_seed(0)).requires_grad_()
-    log_prob = prior.log_prob(samples)
-    log_prob.sum().backward()
-    assert samples.isfinite().all()
-    assert log_prob.isfinite().all()
-    assert samples.grad.isfinite().all()
+def test_variances_follow_the_data_and_sum_to_the_scale_times_the_dimensions():
+    variance = _anisotropic(VARIANCES, variance_scale=4.0).scale ** 2
+    torch.testing.assert_close(variance.double(), 4.0 * 3 * VARIANCES / VARIANCES.sum())
+
+
+def test_equal_variances_are_the_isotropic_normal():
+    codes = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    isotropic = make_prior(PriorConfig(kind="normal", scale=2.0), 3)
+    found = _anisotropic([7.0, 7.0, 7.0], variance_scale=4.0)
+    torch.testing.assert_close(found.log_prob(codes), isotropic.log_prob(codes))
+    torch.testing.assert_close(found.kl(codes, codes.exp()), isotropic.kl(codes, codes.exp()))
+
+
+def test_a_learned_variance_moves_to_where_the_codes_vary_and_the_sum_stays():
+    prior = _anisotropic(VARIANCES, learns_variance=True)
+    optimiser = torch.optim.Adam(prior.parameters(), lr=0.05)
+    mean, scale = torch.zeros(1, 3), torch.tensor([[0.5, 0.5, 1.5]])
+    for _ in range(300):
+        optimiser.zero_grad()
+        prior.kl(mean, scale).sum().backward()
+        optimiser.step()
+    variance = (prior.scale**2).detach()
+    assert variance.sum().item() == pytest.approx(3.0)
+    # Shares s_d of a sum S minimise sum of v_d / (S s_d) + log s_d: the widest gets most.
+    assert variance[2] > variance[0]
+    assert variance[0].item() == pytest.approx(variance[1].item(), rel=1e-3)
+
+
+def test_only_a_learned_variance_is_a_parameter_and_both_are_in_the_state():
+    fixed, learned = (_anisotropic(VARIANCES, learns_variance=learns) for learns in (False, True))
+    assert list(fixed.parameters()) == []
+    assert [name for name, _ in learned.named_parameters()] == ["log_shares"]
+    assert fixed.state_dict().keys() == learned.state_dict().keys() == {"log_shares"}
+
+
+def test_gradients_of_density_samples_and_kl_reach_a_learned_variance():
+    prior = _anisotropic(VARIANCES, learns_variance=True)
+    codes = torch.ones(4, 3)
+    for value in (
+        prior.log_prob(codes).sum(),
+        prior.sample(4, torch.Generator().manual_seed(0)).square().sum(),
+        prior.kl(codes, codes).sum(),
+    ):
+        (gradient,) = torch.autograd.grad(value, prior.log_shares)
+        assert gradient.isfinite().all()
+        assert gradient.abs().max() > 0.1
+
+
+def test_any_variances_will_do_where_a_state_is_loaded():
+    stored = _anisotropic(VARIANCES).state_dict()
+    opened = _anisotropic([1.0, 1.0, 1.0])
+    opened.load_state_dict(stored)
+    assert torch.equal(opened.scale, _anisotropic(VARIANCES).scale)
+
+
+@pytest.mark.parametrize("nothing", [0.0, -1e-17, 1e-12, math.nan, -math.inf])
+def test_a_principal_variance_of_nothing_is_refused_with_the_size_that_would_do(nothing):
+    message = "of the largest, 6; number 3 of these data is .*: model/latent_dim can be 2 at most"
+    with pytest.raises(ConfigError, match=message):
+        _anisotropic([6.0, 1.5, nothing, 0.0])
+
+
+@pytest.mark.parametrize(("variances", "got"), [(None, "none"), (VARIANCES, "3")])
+def test_too_few_principal_variances_are_refused(variances, got):
+    with pytest.raises(ConfigError, match=f"needs the data's 4 largest .*, got {got}"):
+        make_prior(PriorConfig(kind="anisotropic"), 4, variances)
 
 
 @pytest.mark.parametrize(

@@ -111,3 +111,54 @@ def test_terms_are_means_over_the_batch():
     twice = elbo(vae, torch.cat([INPUTS, INPUTS]), config, _generator())
     assert twice.kl.item() == pytest.approx(once.kl.item(), rel=1e-5)
     assert twice.log_likelihood.item() == pytest.approx(once.log_likelihood.item(), abs=0.05)
+
+
+def _iwae(num_samples: int) -> ObjectiveConfig:
+    return ObjectiveConfig(kind="iwae", num_samples=num_samples)
+
+
+def test_the_importance_weighted_objective_of_one_code_is_the_elbo_in_expectation():
+    vae, points = _pinwheel_vae("normal"), INPUTS.repeat(2_000, 1)
+    found = elbo(vae, points, _iwae(1), _generator()).total.item()
+    expected = elbo(vae, points, ObjectiveConfig(), _generator()).total.item()
+    assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_where_the_kl_is_taken_on_the_codes_one_code_gives_the_elbo_itself():
+    vae = _pinwheel_vae("sparse")
+    found = elbo(vae, INPUTS, _iwae(1), _generator())
+    plain = elbo(vae, INPUTS, ObjectiveConfig(), _generator())
+    torch.testing.assert_close(found.total, plain.total)
+    torch.testing.assert_close(found.kl, plain.kl)
+
+
+def test_the_importance_weighted_objective_rises_with_the_codes_up_to_the_evidence():
+    vae, points = linear_gaussian(2, shift=0.5), INPUTS.repeat(100, 1)
+    totals = [elbo(vae, points, _iwae(num), _generator()).total.item() for num in (1, 5, 50)]
+    assert totals == sorted(totals)
+    assert totals[1] > totals[0] + 0.05
+    assert totals[-1] < log_evidence(INPUTS).mean().item() + 0.01
+
+
+def test_it_is_the_bound_that_evaluation_reports():
+    vae = _pinwheel_vae()
+    found = elbo(vae, INPUTS, _iwae(64), _generator()).total
+    expected = importance_weighted_bound(vae, INPUTS, 64, _generator()).mean()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_its_terms_are_still_those_of_the_elbo():
+    vae = _pinwheel_vae()
+    found = elbo(vae, INPUTS, _iwae(5), _generator())
+    plain = elbo(vae, INPUTS, ObjectiveConfig(num_samples=5), _generator())
+    assert (found.log_likelihood, found.kl) == (plain.log_likelihood, plain.kl)
+    assert found.divergence == 0
+    assert found.total > plain.total
+
+
+@pytest.mark.parametrize("prior", ["normal", "student_t", "sparse", "clustered"])
+def test_every_gradient_of_the_importance_weighted_objective_is_finite(prior):
+    vae = _pinwheel_vae(prior)
+    elbo(vae, 100 * INPUTS, _iwae(5), _generator()).total.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in vae.parameters())
+    assert any(parameter.grad.abs().sum() > 0 for parameter in vae.encoder.parameters())

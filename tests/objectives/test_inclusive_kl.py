@@ -45,10 +45,24 @@ def test_gradient_is_the_values_own():
     prior = make_prior(PriorConfig(kind="normal"), 2)
     prior_sample = prior.sample(6, torch.Generator().manual_seed(1)).double()
     mean, scale = (values.detach().double() for values in vars(_posterior(5, 2)).values())
-    torch.autograd.gradcheck(
-        lambda m, s: inclusive_kl(Posterior(m, s), prior_sample, prior),
-        (mean.requires_grad_(), scale.requires_grad_()),
+    leaves = (mean.requires_grad_(), scale.requires_grad_(), prior_sample.requires_grad_())
+    torch.autograd.gradcheck(lambda m, s, z: inclusive_kl(Posterior(m, s), z, prior), leaves)
+
+
+def test_gradient_by_a_learned_variance_is_that_of_the_closed_form():
+    variances = torch.tensor([2.0, 0.5], dtype=torch.float64)
+    prior = make_prior(PriorConfig(kind="anisotropic", learns_variance=True), 2, variances)
+    mean, scale = torch.tensor([[0.5, -0.2]]), torch.tensor([[2.0, 1.0]])
+    prior_sample = prior.sample(100_000, torch.Generator().manual_seed(1))
+    (found,) = torch.autograd.grad(
+        inclusive_kl(Posterior(mean, scale), prior_sample, prior), prior.log_shares
     )
+    expected = distributions.kl_divergence(
+        distributions.Normal(0.0, prior.scale), distributions.Normal(mean, scale)
+    ).sum()
+    (reference,) = torch.autograd.grad(expected, prior.log_shares)
+    torch.testing.assert_close(found, reference, rtol=0, atol=0.01)
+    assert reference.abs().min() > 0.05
 
 
 def test_one_point_is_its_own_aggregate():

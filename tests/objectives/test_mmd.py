@@ -73,6 +73,13 @@ def test_gradient_is_the_values_own():
     torch.autograd.gradcheck(mmd, (codes, _normal(6, 2, seed=1).double()), atol=1e-6)
 
 
+def test_gradient_flows_to_the_prior_sample_too():
+    prior_sample = _normal(6, 2, seed=1).double().requires_grad_()
+    torch.autograd.gradcheck(
+        mmd, (_normal(6, 2).double().requires_grad_(), prior_sample), atol=1e-6
+    )
+
+
 def test_sample_against_itself_is_slightly_negative_and_not_clamped():
     codes = _normal(500, 10)
     value = mmd(codes, codes).item()

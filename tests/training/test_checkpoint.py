@@ -1,9 +1,12 @@
+import io
 import json
+import struct
+import zipfile
 
 import pytest
 import torch
 
-from tests.training.tiny import make_trainer, numbers, run, tiny
+from tests.training.tiny import CPU, make_trainer, numbers, run, tiny
 from tune_ddvae.config import to_flat
 from tune_ddvae.errors import CheckpointError
 from tune_ddvae.training import checkpoint
@@ -59,7 +62,11 @@ def test_a_missing_checkpoint_is_named(tmp_path):
 
 
 def _flip(data: bytes) -> bytes:
-    middle = len(data) // 2
+    """One bit turned in the middle of the largest tensor; between tensors there is padding."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    name_and_extra = struct.unpack("<HH", data[largest.header_offset + 26 :][:4])
+    middle = largest.header_offset + 30 + sum(name_and_extra) + largest.file_size // 2
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
@@ -102,3 +109,32 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=f"checkpoint into {tmp_path}/file"):
         checkpoint.save(make_trainer(tiny()), tmp_path / "file")
+
+
+def test_the_model_can_be_read_without_a_trainer(tmp_path):
+    trainer = make_trainer(tiny(objective__beta=0.1 + 0.2))
+    trainer.step()
+    checkpoint.save(trainer, tmp_path)
+    stored = checkpoint.read(tmp_path, CPU)
+    assert stored.config == trainer.config
+    assert (stored.epoch, stored.checksum) == (1, trainer.dataset.checksum)
+    expected = trainer.vae.state_dict()
+    assert stored.vae.keys() == expected.keys()
+    assert all(torch.equal(stored.vae[name], expected[name]) for name in expected)
+    assert checkpoint.epoch_of(tmp_path) == 1
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"belongs_to": {}}, {"trainer": {"epoch": "3"}}])
+def test_a_foreign_file_cannot_be_read(content, tmp_path):
+    torch.save(content, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/state.pt is damaged or not one of ours"):
+        checkpoint.read(tmp_path, CPU)
+
+
+def test_a_configuration_of_another_version_is_named(tmp_path):
+    checkpoint.save(make_trainer(tiny()), tmp_path)
+    state = torch.load(tmp_path / "state.pt")
+    state["belongs_to"]["prior/skew"] = 2.0
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match=r"does not know: unknown key 'prior/skew'"):
+        checkpoint.read(tmp_path, CPU)

@@ -6,10 +6,12 @@ import math
 import pytest
 import torch
 
+import tune_ddvae.training.trainer
 from tests.training.tiny import make_trainer, numbers, run, tiny
 from tune_ddvae.config import METRICS
 from tune_ddvae.data import Dataset, Split, load
 from tune_ddvae.errors import DivergedError
+from tune_ddvae.metrics.evaluate import Evaluation
 from tune_ddvae.training.trainer import Trainer
 
 
@@ -61,6 +63,62 @@ def test_the_last_step_measures_the_test_set_too(config):
         *results[-1]["metrics"],
         *results[-1]["absent"],
     }
+
+
+def test_an_epoch_of_fewer_images_draws_other_ones_each_time():
+    config = tiny(training__images_per_epoch=64, training__epochs=2)
+    trainer = make_trainer(config)
+    seen, gather = [], Split.gather
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Split, "gather", lambda self, which: seen.append(which) or gather(self, which)
+        )
+        trainer.step()
+        trainer.step()
+    first, second = (which for which in seen if len(which) == 64)  # one batch an epoch
+    assert (len(first.unique()), len(second.unique())) == (64, 64)
+    assert set(first.tolist()) != set(second.tolist())
+
+
+DUE = [
+    ({"expensive_every": 1}, (), [1, 2, 3, 4, 5, 6, 7]),
+    ({"expensive_every": 3}, (), [3, 6, 7]),
+    ({"expensive_every": None}, (2, 4), [2, 4, 7]),
+    ({"expensive_every": 3}, (2,), [2, 3, 6, 7]),
+    ({"expensive_every": None, "expensive_at_rungs": False}, (2, 4), [7]),
+]
+
+
+@pytest.mark.parametrize(("cadence", "rungs", "epochs"), DUE, ids=[str(d[:2]) for d in DUE])
+def test_expensive_metrics_have_a_cadence_and_are_always_measured_at_the_end(
+    cadence, rungs, epochs, monkeypatch
+):
+    asked = []
+
+    def measure(*args, with_expensive, **kwargs):
+        asked.append(with_expensive)
+        return Evaluation({}, {}, {})
+
+    monkeypatch.setattr(tune_ddvae.training.trainer, "evaluate", measure)
+    overrides = {f"metrics__{key}": value for key, value in cadence.items()}
+    config = tiny(training__epochs=7, data__num_validation=0, data__num_train=64, **overrides)
+    run(make_trainer(config, rungs=rungs))
+    assert [epoch for epoch, is_due in enumerate(asked, start=1) if is_due] == epochs
+
+
+def test_only_the_last_word_is_measured_on_the_finer_grid(monkeypatch):
+    asked = []
+
+    def measure(_vae, dataset, split, *args, at_end, **kwargs):
+        asked.append(("test" if len(split) == 50 else "validation", at_end))
+        return Evaluation({}, {}, {})
+
+    monkeypatch.setattr(tune_ddvae.training.trainer, "evaluate", measure)
+    run(make_trainer(tiny(training__epochs=2)))
+    assert asked == [("validation", False), ("validation", False), ("test", True)]
+    asked.clear()
+    run(make_trainer(tiny(training__epochs=2, data__num_validation=0)))
+    assert asked == [("test", False), ("test", True)]
 
 
 def test_without_validation_the_test_set_is_measured_once():

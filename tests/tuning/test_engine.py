@@ -15,18 +15,18 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from tests.tuning.simulated import drive, make_spec, metrics_at, open_study, outcome
-from tune_ddvae.tuning import engine
+from tune_ddvae.tuning import disk, engine
 from tune_ddvae.tuning.engine import (
-    StopSwitch,
     StudyCallback,
     StudyScheduler,
     StudySearcher,
     StudyStopper,
     loss_of,
 )
-from tune_ddvae.tuning.losses import Loss, judge
+from tune_ddvae.tuning.losses import Loss, Memory, judge
 from tune_ddvae.tuning.opening import FILE_NAME
 from tune_ddvae.tuning.resources import Slots
+from tune_ddvae.tuning.signals import StopSwitch
 from tune_ddvae.tuning.trainable import ASSIGNMENT, REPORT
 from tune_ddvae.tuning.trials import Report, State
 
@@ -42,8 +42,12 @@ class Tune:
         self.switch = StopSwitch()
         self.changes: list[None] = []
         self.searcher = StudySearcher(study, slots, self.switch)
-        self.scheduler = StudyScheduler(study)
-        self.callback = StudyCallback(study, self.switch, lambda: self.changes.append(None))
+        memory = Memory()
+        self.scheduler = StudyScheduler(study, memory)
+        self.space = disk.Watch(study.conditions.storage, needed_bytes=1)
+        self.callback = StudyCallback(
+            study, self.switch, lambda: self.changes.append(None), self.space, memory
+        )
         self.stopper = StudyStopper(self.switch)
         self.search_alg = SimpleNamespace(searcher=self.searcher)
         self.trials: list[SimpleNamespace] = []
@@ -233,6 +237,56 @@ def test_what_the_record_failed_with_reaches_tune_as_it_is(study, monkeypatch):
             hook()
         assert caught.value is error
     monkeypatch.undo()
+
+
+# -- a disk that fills up ------------------------------------------------------------------------
+
+FULL = "OSError: [Errno 28] Error writing bytes to file. Detail: No space left on device"
+
+
+def stopped_for_space(tune) -> bool:
+    reason = tune.switch.reason
+    assert tune.study.trials[0].state is State.UNFINISHED
+    assert tune.study.trials[0].losses == 0
+    assert tune.suggest() == Searcher.FINISHED
+    return reason.startswith(f"no space left in storage {tune.study.conditions.storage}")
+
+
+def test_a_checkpoint_that_ray_cannot_copy_stops_the_study_and_costs_its_trial_nothing(tune):
+    tune.lose(tune.suggest(), FULL)
+    assert stopped_for_space(tune)
+
+
+def test_a_checkpoint_that_a_worker_cannot_write_stops_the_study_too(tune):
+    report = Report(0, error_kind="StorageFullError", error="cannot write", is_last=True)
+    assert not tune.report(tune.suggest(), report, checkpoint=False)
+    assert stopped_for_space(tune)
+
+
+def test_a_disk_that_is_nearly_full_stops_the_study_before_it_is(tune, monkeypatch):
+    tune.suggest()
+    monkeypatch.setattr(disk, "free_bytes", lambda _: 0)
+    tune.callback.on_step_begin(0, [])
+    assert stopped_for_space(tune)
+
+
+def test_a_lost_workers_last_words_are_told(tune):
+    trial = tune.suggest()
+    tune.folder(trial).mkdir(parents=True)
+    said = 'Fatal Python error: Segmentation fault\n\n  File "/x/vae.py", line 7 in forward\n'
+    (tune.folder(trial) / "last-words.txt").write_text(said)
+    tune.lose(trial, KILLED)
+    assert "(crashed: Segmentation fault, in forward (vae.py:7))" in tune.study.notes[-1]
+
+
+def test_memory_is_evidence_only_on_the_machine_that_it_is_of(tune):
+    trial = tune.suggest()
+    tune.lose(trial, KILLED)
+    assert "of this machine's memory" in tune.study.notes[-1]
+    trial = tune.suggest()
+    assert tune.report(trial, first_report(trial, facts={"host": "elsewhere"}))
+    tune.lose(trial, KILLED)
+    assert "of this machine's memory" not in tune.study.notes[-1]
 
 
 # -- scheduler and callback ----------------------------------------------------------------------

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from tests.tuning.simulated import drive, make_spec, metrics_at, open_study, outcome, train
 from tune_ddvae.errors import RecordLostError, StudyLockedError
-from tune_ddvae.tuning import postgresql
+from tune_ddvae.tuning import lease, postgresql
 from tune_ddvae.tuning.tables import SESSIONS
 from tune_ddvae.tuning.trials import Report, Row
 
@@ -101,6 +101,19 @@ def test_a_driver_that_lost_its_lease_writes_nothing_beside_the_next(tmp_path, u
     drive(new)  # which also shows that no lock was left behind
     assert new.is_complete
     new.record.close()
+
+
+def test_a_driver_that_was_frozen_knows_it_by_the_clock_before_it_asks(tmp_path, url, monkeypatch):
+    study = open_study(tmp_path, make_spec(), url=url)
+    study.record.check_held()
+    freeze(study)
+    away = lease._clock() + SHORT_S + 1
+    monkeypatch.setattr(lease, "_clock", lambda: away)
+    study.record.check()
+    for look in (study.record.check_held, study.record.check):
+        with pytest.raises(StudyLockedError, match="frozen, or cut off"):
+            look()
+    study.record.close()
 
 
 def test_a_lease_that_ran_out_is_lost_even_if_nobody_took_it(tmp_path, url, server):

@@ -49,6 +49,23 @@ def test_a_serial_study_killed_at_random_moments_ends_as_one_left_alone(undistur
         study.record.close()
 
 
+def test_replicate_r_of_a_published_setting_has_seed_r_and_more_of_them_may_be_asked_for(tmp_path):
+    for replicates in (1, 2):
+        spec = make_spec(epochs=3).as_published(make_spec().size, replicates)
+        study = open_study(tmp_path, spec, trials=spec.size.trials)
+        drive(study)
+        study.record.close()
+    study = open_study(tmp_path, spec, trials=spec.size.trials)
+    trained = [(t.setting, t.replicate, t.seed, t.state) for t in study.trials.values()]
+    study.record.close()
+    assert trained == [
+        ("plain", 0, 0, State.COMPLETE),
+        ("outside", 0, 0, State.COMPLETE),
+        ("plain", 1, 1, State.COMPLETE),
+        ("outside", 1, 1, State.COMPLETE),
+    ]
+
+
 def test_optunas_own_view_agrees_with_the_record(tmp_path):
     study = open_study(tmp_path, make_spec())
     drive(study)
@@ -103,6 +120,20 @@ def test_a_lost_node_is_not_counted_against_its_trial(tmp_path):
     for _ in range(6):
         study.lose_attempt(study.next_assignment().attempt, "its node died", counts=False)
     assert study.trials[0].state is State.UNFINISHED
+    study.record.close()
+
+
+def test_a_full_disk_is_counted_against_no_trial(tmp_path):
+    study = open_study(tmp_path, make_spec(), trials=1)
+    for _ in range(4):
+        assignment = study.next_assignment()
+        study.take(assignment.attempt, Report(0, error_kind="StorageFullError", error="no space"))
+        study.end_attempt(assignment.attempt)
+        assert study.trials[0].state is State.UNFINISHED
+    assert study.repeated_error == ""
+    assert study.trials[0].losses == 0
+    drive(study)
+    assert study.trials[0].state is State.COMPLETE
     study.record.close()
 
 

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from tests.tuning.screens import make_plan
+from tune_ddvae.tuning.plan import CHECKPOINT_BYTES
 from tune_ddvae.tuning.resources import Slots
 
 
@@ -15,7 +16,7 @@ def test_json_holds_the_whole_base_configuration_and_reads_back():
 
 
 def test_disk_counts_weights_and_three_moments_of_three_checkpoints():
-    assert make_plan().disk_bytes == 12 * 3 * 16 * 1_000_000
+    assert make_plan().disk_bytes == 12 * 3 * (16 * 1_000_000 + CHECKPOINT_BYTES)
 
 
 def test_without_a_number_of_trials_nothing_is_invented():

@@ -4,8 +4,7 @@ import signal
 import pytest
 
 from tune_ddvae import exit_codes
-from tune_ddvae.tuning.engine import StopSwitch
-from tune_ddvae.tuning.signals import exit_code_of, signals_stop, terminate_cleanly
+from tune_ddvae.tuning.signals import StopSwitch, exit_code_of, signals_stop, terminate_cleanly
 
 KEPT = "what was recorded is kept; the same command goes on"
 SIGNALS = [

@@ -56,6 +56,31 @@ def test_one_metric_has_one_best_trial(tmp_path):
     study.record.close()
 
 
+def test_published_settings_are_shown_over_their_seeds_and_no_single_one_is_best(tmp_path):
+    spec = make_spec(epochs=3).as_published(make_spec().size, replicates=2)
+    study = open_study(tmp_path, spec, trials=4)
+    drive(study)
+    summary = summed_up(study)
+    plain = [
+        t.rows[3].metrics["sparsity/hoyer"] for t in study.trials.values() if t.number % 2 == 0
+    ]
+    study.record.close()
+    text = screen(summary)
+    assert "Settings over their seeds" in text
+    assert "Pareto" not in text
+    (line,) = (line for line in text.splitlines() if line.startswith("plain"))
+    spread = abs(plain[0] - plain[1])  # two standard errors of two values are their distance
+    assert line.split()[1:5] == ["2", figure(sum(plain) / 2), "±", figure(spread)]
+
+
+def test_one_seed_has_no_error_bar(tmp_path):
+    spec = make_spec(epochs=3).as_published(make_spec().size, replicates=1)
+    study = open_study(tmp_path, spec, trials=2)
+    drive(study)
+    assert "±" not in screen(summed_up(study))
+    study.record.close()
+
+
 def test_a_complete_study_has_nothing_to_go_on_with(driven):
     summary = summed_up(driven)
     assert summary.is_complete

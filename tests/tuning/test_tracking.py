@@ -16,8 +16,8 @@ from sqlalchemy import delete
 
 from search_spaces.clustering import STUDY as CLUSTERING
 from tune_ddvae.config import to_flat, with_overrides
-from tune_ddvae.errors import TrackingError
-from tune_ddvae.tuning import tracking_check
+from tune_ddvae.errors import StudyLockedError, TrackingError
+from tune_ddvae.tuning import tracking_check, tracking_client
 from tune_ddvae.tuning.opening import open_record, record_url
 from tune_ddvae.tuning.tables import SENT
 from tune_ddvae.tuning.tracking import (
@@ -30,7 +30,7 @@ from tune_ddvae.tuning.tracking import (
 )
 from tune_ddvae.tuning.tracking_client import Server, open_client
 from tune_ddvae.tuning.tracking_names import plain_key, shortened
-from tune_ddvae.tuning.tracking_sync import batches
+from tune_ddvae.tuning.tracking_sync import Sender, batches
 from tune_ddvae.tuning.trials import Checkpoint, Decision, Row, State, Trial
 
 SPEC = CLUSTERING.resized(CLUSTERING.quick)
@@ -586,6 +586,158 @@ def test_of_a_thousand_trials_only_those_with_something_to_send_are_read(record,
     due = backlog.due()
     assert [d.trial.number for d in due] == [999]
     assert (due[0].last_epoch, backlog.num_rows()) == (80, 80)
+
+
+# -- one run for one trial ------------------------------------------------------------------------
+
+
+class Held:
+    """Whether a driver holds its study: a record's own answer, as the test wants it."""
+
+    def __init__(self, record, monkeypatch):
+        self.is_so = True
+        monkeypatch.setattr(record, "check_held", self.check)
+
+    def check(self):
+        if not self.is_so:
+            raise StudyLockedError("this driver has lost its hold on the study")
+
+
+@pytest.fixture
+def rival(record, uri, monkeypatch):
+    """Lets another driver make the same run just before ours is made."""
+
+    def arm(role, then=lambda: None):
+        create = MlflowClient.create_run
+
+        def late(client, experiment_id, **facts):
+            if facts["tags"]["tune_ddvae.role"] == role:
+                monkeypatch.setattr(MlflowClient, "create_run", create)
+                create(client, experiment_id, **facts)
+                then()
+            return create(client, experiment_id, **facts)
+
+        monkeypatch.setattr(MlflowClient, "create_run", late)
+
+    return arm
+
+
+@pytest.mark.parametrize("role", ["trial", "study"])
+def test_who_holds_the_record_keeps_his_run_and_removes_the_other(record, uri, rival, role):
+    add(record, 0, (10, 20))
+    rival(role)
+    assert sync(record, uri, "clustering", outcome=None).is_whole
+    parent, (child,) = runs_of(uri)
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert [step for step, _, _ in history(uri, child)] == [10, 20]
+
+
+@pytest.mark.parametrize("role", ["trial", "study"])
+def test_who_has_lost_the_record_removes_his_own_run_and_stops(
+    record, uri, rival, role, monkeypatch
+):
+    add(record, 0, (10,))
+    held = Held(record, monkeypatch)
+    rival(role, then=lambda: setattr(held, "is_so", False))
+    sender = Sender(record, uri, "clustering")
+    with pytest.raises(StudyLockedError):
+        sender.send(None)
+    assert sender.rows_sent == 0
+    client = MlflowClient(uri)
+    number = client.get_experiment_by_name("clustering").experiment_id
+    (left,) = client.search_runs([number], f"tags.`tune_ddvae.role` = '{role}'")
+    held.is_so = True
+    assert sync(record, uri, "clustering", outcome=None).is_whole  # the next driver
+    parent, (child,) = runs_of(uri)
+    assert left.info.run_id in (parent.info.run_id, child.info.run_id)
+
+
+def test_a_run_made_just_before_the_record_was_lost_is_left_to_the_next_driver(
+    record, uri, monkeypatch
+):
+    add(record, 0, (10,))
+    held = Held(record, monkeypatch)
+    create = Server.create
+
+    def frozen(server, name, tags, started):
+        made = create(server, name, tags, started)
+        held.is_so = False
+        return made
+
+    monkeypatch.setattr(Server, "create", frozen)
+    with pytest.raises(StudyLockedError):
+        Sender(record, uri, "clustering").send(None)
+    monkeypatch.undo()
+    assert sync(record, uri, "clustering", outcome=None).is_whole
+    assert len(runs_of(uri)[1]) == 1
+
+
+def test_nothing_is_written_by_who_has_lost_the_record(record, uri, monkeypatch):
+    add(record, 0, (10,))
+    sender = Sender(record, uri, "clustering")
+    sender.send(None)
+    record.add_row(0, make_row(0, 20))
+    Held(record, monkeypatch).is_so = False
+    with pytest.raises(StudyLockedError):
+        sender.send(Outcome.COMPLETE)
+    monkeypatch.undo()
+    parent, (child,) = runs_of(uri)
+    assert (parent.info.status, child.info.status) == ("RUNNING", "RUNNING")
+    assert len(history(uri, child)) == 1
+
+
+def test_a_run_that_was_made_twice_all_the_same_is_single_at_the_end(record, uri):
+    trial = add(record, 0, (10,))
+    sync(record, uri, "clustering", outcome=None)
+    _, (child,) = runs_of(uri)
+    client = MlflowClient(uri)  # a request that was believed lost comes through now
+    late = client.create_run(child.info.experiment_id, start_time=0, tags=child.data.tags)
+    end(record, trial, State.COMPLETE, values=(1.0, 1.0))
+    assert sync(record, uri, "clustering", outcome=Outcome.COMPLETE).is_whole
+    _, (left,) = runs_of(uri)
+    assert left.info.run_id == child.info.run_id
+    assert client.get_run(late.info.run_id).info.lifecycle_stage == "deleted"
+
+
+@pytest.mark.parametrize("outcome", [Outcome.COMPLETE, Outcome.INTERRUPTED])
+def test_a_closed_run_that_was_opened_again_is_closed_by_the_next_start(record, uri, outcome):
+    end(record, add(record, 0, (10,)), State.COMPLETE, values=(1.0, 1.0))
+    add(record, 1, (10,))
+    sync(record, uri, "clustering", outcome=outcome)
+    parent, children = runs_of(uri)
+    before = [(run.info.status, run.data.tags["state"]) for run in (parent, *children)]
+    client = MlflowClient(uri)
+    for run in (parent, *children):  # by a driver that was frozen in the middle of a request
+        client.set_tag(run.info.run_id, "state", "running")
+        client.update_run(run.info.run_id, status="RUNNING")
+    assert sync(record, uri, "clustering", outcome=outcome).is_whole
+    parent, children = runs_of(uri)
+    assert [(run.info.status, run.data.tags["state"]) for run in (parent, *children)] == before
+
+
+def test_more_runs_than_a_page_holds_are_all_looked_at(record, uri, monkeypatch):
+    monkeypatch.setattr(tracking_client, "RUNS_PER_PAGE", 2)
+    for number in range(5):
+        end(record, add(record, number, (10,)), State.COMPLETE, values=(1.0, 1.0))
+    sync(record, uri, "clustering", outcome=Outcome.COMPLETE)
+    _, children = runs_of(uri)
+    MlflowClient(uri).update_run(children[-1].info.run_id, status="RUNNING")
+    sync(record, uri, "clustering", outcome=Outcome.COMPLETE)
+    assert {child.info.status for child in runs_of(uri)[1]} == {"FINISHED"}
+
+
+# -- a folder that was moved ----------------------------------------------------------------------
+
+
+def test_artifacts_that_are_kept_elsewhere_stay_there(tmp_path, ready_database, uri):
+    elsewhere = tmp_path / "elsewhere" / "mlartifacts"
+    elsewhere.mkdir(parents=True)
+    (tmp_path / "tracked" / "mlartifacts").mkdir()
+    client = MlflowClient(uri)
+    for name, place in (("there", elsewhere.as_uri()), ("bucket", "s3://bucket/mlartifacts")):
+        client.create_experiment(name, artifact_location=place)
+        open_client(uri)
+        assert client.get_experiment_by_name(name).artifact_location == place
 
 
 # -- before anything starts ---------------------------------------------------------------------

@@ -1,3 +1,4 @@
+import errno
 import faulthandler
 import shutil
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.tuning.simulated import flat_base
+from tune_ddvae.errors import CheckpointError
 from tune_ddvae.tuning.trials import Assignment
 from tune_ddvae.tuning.worker import Watchdog, Worker
 
@@ -100,6 +102,30 @@ def test_an_error_of_our_own_comes_back_as_a_last_report(tmp_path):
     assert [path.name for path in (tmp_path / "after").iterdir()] == ["no-checkpoint.txt"]
 
 
+def test_a_disk_too_full_for_a_checkpoint_is_named_as_that(tmp_path, monkeypatch):
+    def full(*args, **facts):
+        raise CheckpointError("cannot write") from OSError(errno.ENOSPC, "No space left on device")
+
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path))
+    assert worker.step().error_kind == ""
+    monkeypatch.setattr("tune_ddvae.tuning.worker.checkpoint.save", full)
+    monkeypatch.setattr(Path, "write_text", full)  # not even the note can be written
+    worker.save(tmp_path / "x")
+    monkeypatch.undo()
+    report = worker.step()
+    assert (report.error_kind, report.is_last) == ("StorageFullError", True)
+
+
+def test_a_trial_that_goes_well_leaves_no_last_words(tmp_path):
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path))
+    assert (tmp_path / "trials" / "00000-a" / "last-words.txt").exists()
+    train(worker)
+    worker.assign(make_assignment(tmp_path / "other"))
+    assert not (tmp_path / "trials" / "00000-a" / "last-words.txt").exists()
+
+
 def test_an_error_while_building_is_reported_by_the_first_step(tmp_path):
     worker = Worker()
     worker.assign(make_assignment(tmp_path, prior__kind="nonsense"))
@@ -137,7 +163,7 @@ def test_the_watchdog_is_armed_at_most_once_a_second(monkeypatch):
     watchdog = Watchdog(600.0)
     for _ in range(1000):
         watchdog()
-    assert armed == [(600.0, {"exit": True})]
+    assert armed == [(600.0, {"exit": True, "file": 2})]
     watchdog.rest()
     watchdog()
     assert len(armed) == 2

@@ -4,28 +4,42 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tune_ddvae.config import DataConfig
-from tune_ddvae.data import digits, fashion_mnist, pinwheel
-from tune_ddvae.data.dataset import Dataset, Split
+from tune_ddvae.data import digits, dsprites, fashion_mnist, pinwheel
+from tune_ddvae.data.dataset import Dataset, FactorGrid, Split
+from tune_ddvae.data.principal import principal_variances
 
-__all__ = ["Dataset", "Split", "checksum", "load", "place", "prepare"]
+__all__ = [
+    "Dataset",
+    "FactorGrid",
+    "Split",
+    "checksum",
+    "load",
+    "place",
+    "prepare",
+    "principal_variances",
+]
 
 _PREPARE: Mapping[str, Callable[[DataConfig, Path | None], Path]] = {
-    "fashion_mnist": fashion_mnist.prepare,  # the others need no files
+    "fashion_mnist": fashion_mnist.prepare,
+    "dsprites": dsprites.prepare,  # the others need no files
 }
 _PLACE: Mapping[str, Callable[[Path | None], str]] = {
     "fashion_mnist": fashion_mnist.place,
     "pinwheel": lambda _: "generated from data/seed",
+    "dsprites": dsprites.place,
     "digits": lambda _: "bundled with scikit-learn",
 }
 _LOAD: Mapping[str, Callable[[DataConfig, Path | None], Dataset]] = {
     "fashion_mnist": fashion_mnist.load,
     "pinwheel": pinwheel.load,
     "digits": digits.load,
+    "dsprites": dsprites.load,
 }
 _CHECKSUM: Mapping[str, Callable[[DataConfig, Path | None], str]] = {
     "fashion_mnist": fashion_mnist.checksum,
     "pinwheel": pinwheel.checksum,
     "digits": digits.checksum,
+    "dsprites": dsprites.checksum,
 }
 
 
@@ -46,10 +60,10 @@ def prepare(config: DataConfig, data_dir: Path | None = None) -> Path | None:
 
 
 def place(config: DataConfig, data_dir: Path | None = None) -> str:
-    """Where the data will come from, in words; reads no file's content and makes nothing.
+    """Where the data will come from, in words; quick, and makes nothing.
 
     Raises:
-        DataError: A folder was given and lacks files.
+        DataError: A folder was given and lacks files, or what can be told of them at once is wrong.
     """
     return _PLACE[config.name](data_dir)
 
@@ -64,5 +78,5 @@ def load(config: DataConfig, data_dir: Path | None = None) -> Dataset:
 
 
 def checksum(config: DataConfig, data_dir: Path | None = None) -> str:
-    """``load(config).checksum`` at a millisecond's cost."""
+    """``load(config).checksum``, without unpacking or making anything: milliseconds."""
     return _CHECKSUM[config.name](config, data_dir)

@@ -10,15 +10,18 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tune_ddvae.data import cache
 from tune_ddvae.errors import DataError
 
 DATA_VARIABLE = "TUNE_DDVAE_DATA"
 MIRROR_VARIABLE = "TUNE_DDVAE_MIRROR"
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -150,32 +153,48 @@ def _downloaded(name: str, source: Source) -> bytes:
             return _read(path, source.sha256[name])
         except DataError as error:
             _log.warning("%s; fetching it again", error)
+    try:
+        return fetch_checked(path, source.mirrors, lambda file: _read(file, source.sha256[name]))
+    except DataError as error:
+        raise DataError(
+            f"{source.title} is not in {source.system_dir} or {path.parent}, and {error}. Run "
+            f"apt-get install {source.package} (Debian, Ubuntu), or give a folder with its files "
+            f"as --data-dir or {DATA_VARIABLE}, or a reachable {MIRROR_VARIABLE}"
+        ) from error
+
+
+def fetch_checked(path: Path, mirrors: Sequence[str], check: Callable[[Path], T]) -> T:
+    """Download a file under its own name from the first address whose content passes the check.
+
+    Args:
+        path: Where it is to lie; nothing is left there but what passed.
+        mirrors: Addresses that its name is added to; TUNE_DDVAE_MIRROR goes instead of them.
+        check: Of the downloaded file; raises DataError where the content is wrong.
+
+    Returns:
+        What the check returned.
+
+    Raises:
+        DataError: No address serves it; names each that was tried, without passwords.
+    """
+    given = os.environ.get(MIRROR_VARIABLE)
     aside = path.with_name(path.name + ".part")
     tried = []
-    for mirror in _mirrors(source):
-        url = f"{mirror.rstrip('/')}/{name}.gz"
+    for mirror in (given,) if given else mirrors:
+        url = f"{mirror.rstrip('/')}/{path.name}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _fetch(url, aside)
-            content = _read(aside, source.sha256[name])
+            result = check(aside)
             aside.replace(path)
         # OSError covers everything requests raises, and DataError.
         except OSError as error:
             tried.append(_without_password(f"{url} ({error})"))
         else:
-            return content
+            return result
         finally:
             aside.unlink(missing_ok=True)
-    raise DataError(
-        f"{source.title} is not in {source.system_dir} or {path.parent}, and could not be fetched: "
-        f"{'; '.join(tried)}. Run apt-get install {source.package} (Debian, Ubuntu), or give a "
-        f"folder with its files as --data-dir or {DATA_VARIABLE}, or a reachable {MIRROR_VARIABLE}"
-    )
-
-
-def _mirrors(source: Source) -> tuple[str, ...]:
-    given = os.environ.get(MIRROR_VARIABLE)
-    return (given,) if given else source.mirrors
+    raise DataError(f"could not be fetched: {'; '.join(tried)}")
 
 
 def _fetch(url: str, path: Path) -> None:

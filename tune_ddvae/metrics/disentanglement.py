@@ -1,115 +1,169 @@
-"""Disentanglement scores of codes laid out on the grid of their generative factors."""
+"""The disentanglement scores of an evaluation, each with the protocol that it was measured by."""
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tune_ddvae.metrics.latent import check_codes
-
-_POINTS_AT_ONCE = 2**17  # some 5 MB of ten-dimensional codes: they stay in the cache
-
-
-@dataclass(frozen=True)
-class FactorVaeScore:
-    """A FactorVAE score and what it rests on."""
-
-    score: float  # accuracy on the test votes, 0 to 1
-    train_score: float  # accuracy on the votes that the classifier was fitted to
-    num_active: int  # dimensions that could vote
-    num_pruned: int  # dimensions that vary too little to
+from tune_ddvae.config import unmet_need
+from tune_ddvae.errors import AbsentMetric
+from tune_ddvae.metrics import beta_vae as beta
+from tune_ddvae.metrics import dci as importance
+from tune_ddvae.metrics import sap as predictability
+from tune_ddvae.metrics.factor_vae import PRUNING_THRESHOLD, factor_vae
+from tune_ddvae.metrics.mutual_information import information, mig, modularity
+from tune_ddvae.metrics.subject import Subject
 
 
-def factor_vae(
-    codes: Float[Tensor, "batch latent"],
-    factor_sizes: tuple[int, ...],
-    *,
-    group: int,
-    train_votes: int,
-    test_votes: int,
-    generator: torch.Generator,
-    threshold: float = 0.05,
-) -> FactorVaeScore:
-    """FactorVAE score, Kim & Mnih (2018): can a majority vote tell which factor was held fixed?
+def _factor_vae(subject: Subject) -> float:
+    grid, config = subject.grid, subject.config.metrics
+    result = factor_vae(
+        grid.codes,
+        grid.sizes,
+        group=config.factor_vae_group,
+        train_votes=config.factor_vae_train_votes,
+        test_votes=config.factor_vae_test_votes,
+        generator=subject.stream("factor_vae"),
+    )
+    subject.facts["disentanglement/factor_vae"] = {
+        **grid.protocol,
+        "group": config.factor_vae_group,
+        "train_votes": config.factor_vae_train_votes,
+        "test_votes": config.factor_vae_test_votes,
+        "pruned": result.num_pruned,
+        "pruned_below": PRUNING_THRESHOLD,
+        "scaled": True,
+        "train_score": round(result.train_score, 4),
+    }
+    return result.score
 
-    One vote: hold a random factor at a random value, draw a group of points that share it; the
-    dimension of least variance, relative to its variance over all points, votes for that factor.
-    With no dimension left to vote the score is that of guessing, one in the number of factors. Ten
-    random dimensions score .21 to .23 with five factors.
 
-    Args:
-        codes: One code per point of the whole factor grid, the last factor changing fastest.
-        factor_sizes: Number of values of each factor; one of a single value is never held fixed.
-        group: Points that share the fixed value, L of the paper.
-        train_votes: Votes that the majority classifier is fitted to.
-        test_votes: Further votes that it is scored on.
-        generator: Of the votes, on the codes' device.
-        threshold: Standard deviation below which a dimension is pruned: it would win every vote.
+def _beta_vae(subject: Subject) -> float:
+    grid, config = subject.grid, subject.config.metrics
+    result = beta.beta_vae(
+        grid.codes,
+        grid.sizes,
+        group=config.beta_vae_group,
+        train_votes=config.beta_vae_train_votes,
+        test_votes=config.beta_vae_test_votes,
+        generator=subject.stream("beta_vae"),
+    )
+    subject.facts["disentanglement/beta_vae"] = {
+        **grid.protocol,
+        "group": config.beta_vae_group,
+        "train_votes": config.beta_vae_train_votes,
+        "test_votes": config.beta_vae_test_votes,
+        "classifier": beta.CLASSIFIER,
+        "train_score": round(result.train_score, 4),
+    }
+    return result.score
+
+
+def _mig(subject: Subject) -> float:
+    known = subject.grid_information
+    subject.facts["disentanglement/mig"] = _binned(subject)
+    return mig(known)
+
+
+def _modularity(subject: Subject) -> float:
+    known = subject.grid_information
+    subject.facts["disentanglement/modularity"] = _binned(subject)
+    return modularity(known)
+
+
+def _binned(subject: Subject) -> dict[str, object]:
+    return {**subject.grid.protocol, "bins": subject.config.metrics.num_bins}
+
+
+def _dci(subject: Subject) -> float:
+    grid, config = subject.grid, subject.config.metrics
+    result = importance.dci(
+        grid.codes,
+        grid.factors,
+        grid.is_unordered,
+        num_train=config.dci_train_points,
+        num_test=config.dci_test_points,
+        generator=subject.stream("dci"),
+    )
+    subject.facts["disentanglement/dci"] = {
+        **grid.protocol,
+        "regressor": importance.REGRESSOR,
+        "train_points": result.num_train,
+        "test_points": result.num_test,
+        "completeness": round(result.completeness, 4),
+        "informativeness": round(result.informativeness, 4),
+    }
+    return result.disentanglement
+
+
+def _sap(subject: Subject) -> float:
+    grid = subject.grid
+    result = predictability.sap(grid.codes, grid.factors, grid.is_unordered, subject.stream("sap"))
+    subject.facts["disentanglement/sap"] = {
+        **grid.protocol,
+        "ordered": predictability.ORDERED_RULE,
+        **_trees(result),
+    }
+    return result.score
+
+
+def _trees(result: predictability.SapScore) -> dict[str, object]:
+    if result.num_train == 0:
+        return {}
+    return {
+        "unordered": predictability.UNORDERED_RULE,
+        "train_points": result.num_train,
+        "test_points": result.num_test,
+    }
+
+
+def _class_mig(subject: Subject) -> float:
+    codes, classes = _class_codes(subject, "disentanglement/class_mig")
+    num_bins = subject.config.metrics.num_bins
+    known = information(codes, classes, num_bins)
+    subject.facts["disentanglement/class_mig"] = {
+        "codes": subject.codes_in_words,
+        "points": len(codes),
+        "bins": num_bins,
+    }
+    return mig(known)
+
+
+def _class_sap(subject: Subject) -> float:
+    codes, classes = _class_codes(subject, "disentanglement/class_sap")
+    result = predictability.sap(codes, classes, (True,), subject.stream("class_sap"))
+    subject.facts["disentanglement/class_sap"] = {
+        "codes": subject.codes_in_words,
+        "points": len(codes),
+        **_trees(result),
+    }
+    return result.score
+
+
+def _class_codes(
+    subject: Subject, name: str
+) -> tuple[Float[Tensor, "batch latent"], Int64[Tensor, "batch 1"]]:
+    """Codes of the split and their classes as the one factor.
 
     Raises:
-        AbsentMetric: If a code is not finite, or there is but one.
-        ValueError: If the codes are not one per point of the grid.
+        AbsentMetric: If more than the class is known, or not even that.
     """
-    if math.prod(factor_sizes) != len(codes):
-        raise ValueError(
-            f"codes must cover the factor grid, {math.prod(factor_sizes)} points, got {len(codes)}"
-        )
-    check_codes(codes)
-    factors = [factor for factor, size in enumerate(factor_sizes) if size > 1]
-
-    deviations = codes.std(0)
-    active = (deviations >= threshold) & (codes.amax(0) > codes.amin(0))
-    num_active = int(active.sum())
-    if num_active == 0:
-        chance = 1 / len(factors)
-        return FactorVaeScore(chance, chance, num_active=0, num_pruned=codes.shape[1])
-
-    # Scaled first: then the least variance is the least normalised variance.
-    scaled = codes[:, active] / deviations[active]
-    train, test = (
-        _vote_counts(scaled, factor_sizes, factors, group, num_votes, generator)
-        for num_votes in (train_votes, test_votes)
-    )
-    winners = train.argmax(1, keepdim=True)  # the factor that each dimension stands for
-    return FactorVaeScore(
-        score=int(test.gather(1, winners).sum()) / test_votes,
-        train_score=int(train.gather(1, winners).sum()) / train_votes,
-        num_active=num_active,
-        num_pruned=codes.shape[1] - num_active,
-    )
+    need = unmet_need(name, subject.config)
+    if need:
+        raise AbsentMetric(f"needs {need}, data/name is {subject.config.data.name}")
+    classes = subject.split.classes
+    if classes is None:
+        raise AbsentMetric(f"needs known classes, this split of {subject.dataset.name} has none")
+    return subject.comparable(subject.means), classes.to(subject.device)[:, None]
 
 
-def _vote_counts(
-    scaled: Float[Tensor, "batch active"],
-    factor_sizes: tuple[int, ...],
-    factors: list[int],
-    group: int,
-    num_votes: int,
-    generator: torch.Generator,
-) -> Int[Tensor, "active factor"]:
-    """How often each dimension voted while each factor was held fixed."""
-    device = scaled.device
-    strides = [math.prod(factor_sizes[factor + 1 :]) for factor in factors]
-    stride_of = torch.tensor(strides, device=device)
-    size_of = torch.tensor([factor_sizes[factor] for factor in factors], device=device)
-    counts = torch.zeros(scaled.shape[1] * len(factors), dtype=torch.int64, device=device)
-    at_once = max(1, _POINTS_AT_ONCE // group)
-    for start in range(0, num_votes, at_once):
-        votes = min(at_once, num_votes - start)
-        fixed = torch.randint(len(factors), (votes, 1), generator=generator, device=device)
-        anywhere = torch.randint(len(scaled), (votes, group), generator=generator, device=device)
-        # The first point of a group lends its value of the fixed factor to all others: moving along
-        # one axis of the grid is adding a multiple of its stride.
-        stride, size = stride_of[fixed], size_of[fixed]
-        values = anywhere // stride % size
-        points = anywhere + (values[:, :1] - values) * stride
-        codes = scaled.index_select(0, points.flatten()).view(votes, group, -1)
-        # About its first point rather than its mean: a dimension that is constant in the group then
-        # has a variance of exactly zero.
-        codes = codes - codes[:, :1]
-        variances = codes.square().mean(1) - codes.mean(1).square()
-        ballots = variances.argmin(1) * len(factors) + fixed.flatten()
-        counts += torch.bincount(ballots, minlength=len(counts))
-    return counts.view(-1, len(factors))
+MEASURES: Mapping[str, Callable[[Subject], float]] = {
+    "disentanglement/factor_vae": _factor_vae,
+    "disentanglement/beta_vae": _beta_vae,
+    "disentanglement/mig": _mig,
+    "disentanglement/dci": _dci,
+    "disentanglement/sap": _sap,
+    "disentanglement/modularity": _modularity,
+    "disentanglement/class_mig": _class_mig,
+    "disentanglement/class_sap": _class_sap,
+}

@@ -1,12 +1,14 @@
-"""How much of the latent space is used: active dimensions, components of a clustered prior."""
+"""How much of the latent space is used: active dimensions, nats of each, components of a prior."""
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from tune_ddvae.errors import AbsentMetric
+from tune_ddvae.models import ClusteredPrior, Posterior, Prior
+from tune_ddvae.models.densities import normal_log_density
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,30 @@ def active_units(means: Float[Tensor, "batch latent"], threshold: float = 0.01) 
     # A constant column can have a variance of some 1e-17 by rounding, above a threshold of 0.
     varies = means.amax(0) > means.amin(0)
     return ActiveUnits(varies & (means.double().var(0) > threshold))
+
+
+def kl_per_dimension(
+    posterior: Posterior, prior: Prior, codes: Float[Tensor, "batch latent"]
+) -> Float64[Tensor, " latent"]:
+    """KL(q(z|x) || p(z)) of each dimension in nats, mean over points; they sum up to the whole.
+
+    Args:
+        posterior: Of each point.
+        prior: p(z).
+        codes: A sample of each point's posterior, for priors without a closed form.
+
+    Raises:
+        AbsentMetric: If the prior is not a product over dimensions.
+    """
+    closed = prior.kl(posterior.mean, posterior.scale)
+    if closed is not None:
+        return closed.double().mean(0)
+    if isinstance(prior, ClusteredPrior):
+        raise AbsentMetric("a clustered prior is no product over dimensions: its KL has no parts")
+    # All others have one and the same density in every dimension: that of codes of one dimension.
+    log_prior = prior.log_prob(codes.unsqueeze(-1))
+    log_posterior = normal_log_density(codes, posterior.mean, posterior.scale)
+    return (log_posterior.double() - log_prior.double()).mean(0)
 
 
 def components_used(

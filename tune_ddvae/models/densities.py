@@ -19,6 +19,16 @@ def normal_log_density(
     return -0.5 * ((value - mean) / scale) ** 2 - _log(scale) - _HALF_LOG_TWO_PI
 
 
+def normal_kl(
+    mean: Float[Tensor, "batch latent"],
+    scale: Float[Tensor, "batch latent"],
+    prior_scale: Float[Tensor, " latent"] | float,
+) -> Float[Tensor, "batch latent"]:
+    """KL(N(mean, scale) || N(0, prior_scale)) of each dimension, in nats."""
+    ratio = scale / prior_scale
+    return 0.5 * (ratio**2 + (mean / prior_scale) ** 2 - 1.0) - ratio.log()
+
+
 def spike_and_slab_log_density(
     value: Float[Tensor, "..."],
     gamma: float,

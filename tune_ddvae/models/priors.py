@@ -9,20 +9,23 @@ import typing
 from collections.abc import Callable, Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from tune_ddvae.config import PriorConfig
+from tune_ddvae.errors import ConfigError
 from tune_ddvae.models.densities import (
+    normal_kl,
     normal_log_density,
     spike_and_slab_log_density,
     student_t_log_density,
 )
+from tune_ddvae.models.transport import DF_ENDS
 
 CLUSTER_MEANS = ((0.0, 1.0), (1.0, 0.0), (0.0, -1.0), (-1.0, 0.0))
 CLUSTER_SCALE = math.sqrt(0.03)
-# Outside these no float32 code can tell the density from the one at the nearer end.
-_DF_ENDS = (1e-30, 1e12)
+# Principal variances below this share of the largest are what rounding leaves of none.
+_SMALLEST_SHARE = 1e-10
 # Heavier tails than a square in float32 can hold.
 _FARTHEST_SAMPLE = 1e18
 
@@ -73,8 +76,60 @@ class NormalPrior(Prior):
         self, mean: Float[Tensor, "batch latent"], scale: Float[Tensor, "batch latent"]
     ) -> Float[Tensor, "batch latent"]:
         """KL(N(mean, scale) || p) of each dimension, in nats."""
-        ratio = scale / self.scale
-        return 0.5 * (ratio**2 + (mean / self.scale) ** 2 - 1.0) - ratio.log()
+        return normal_kl(mean, scale, self.scale)
+
+
+class AnisotropicPrior(Prior):
+    """N(0, sqrt(variance_d)) in dimension d, where variance = c D softmax(v), arXiv:1812.02833.
+
+    v starts as the logarithms of the data's principal variances. The variances sum to c D whatever v
+    is, so that learning it moves shares from one dimension to another.
+
+    Args:
+        variance_scale: c, the mean of the variances.
+        variances: The data's principal variances, largest first.
+        learns_variance: Whether v is a parameter; else it is fixed. It is in the state either way.
+
+    Raises:
+        ConfigError: If a variance is nothing beside the largest: its logarithm would be rounding.
+    """
+
+    log_shares: Float[Tensor, " latent"]  # v
+
+    def __init__(
+        self,
+        variance_scale: float,
+        variances: Float64[Tensor, " latent"],
+        *,
+        learns_variance: bool = False,
+    ) -> None:
+        super().__init__(len(variances))
+        self.variance_scale = variance_scale
+        log_shares = _checked(variances).log().float()
+        if learns_variance:
+            self.log_shares = nn.Parameter(log_shares)
+        else:
+            self.register_buffer("log_shares", log_shares)
+
+    @property
+    def scale(self) -> Float[Tensor, " latent"]:
+        """Standard deviation of each dimension; where v is learned gradients flow to it."""
+        log_sum = math.log(self.variance_scale) + math.log(self.latent_dim)
+        return (0.5 * (self.log_shares.log_softmax(0) + log_sum)).exp()
+
+    def log_prob(self, codes: Float[Tensor, "*points latent"]) -> Float[Tensor, "*points"]:
+        """Joint log density of each point, in nats."""
+        return normal_log_density(codes, 0.0, self.scale).sum(-1)
+
+    def sample(self, num: int, generator: torch.Generator) -> Float[Tensor, "num latent"]:
+        """Independent samples, one per row, on the generator's device; gradients flow to a learned v."""
+        return self.scale * self._noise(num, generator)
+
+    def kl(
+        self, mean: Float[Tensor, "batch latent"], scale: Float[Tensor, "batch latent"]
+    ) -> Float[Tensor, "batch latent"]:
+        """KL(N(mean, scale) || p) of each dimension, in nats."""
+        return normal_kl(mean, scale, self.scale)
 
 
 class StudentTPrior(Prior):
@@ -82,7 +137,7 @@ class StudentTPrior(Prior):
 
     def __init__(self, latent_dim: int, df: float) -> None:
         super().__init__(latent_dim)
-        self.df = min(max(df, _DF_ENDS[0]), _DF_ENDS[1])
+        self.df = min(max(df, DF_ENDS[0]), DF_ENDS[1])
 
     def log_prob(self, codes: Float[Tensor, "*points latent"]) -> Float[Tensor, "*points"]:
         """Joint log density of each point, in nats."""
@@ -144,9 +199,48 @@ class ClusteredPrior(Prior):
         return self.means[which] + self.scale * self._noise(num, generator)
 
 
-def make_prior(config: PriorConfig, latent_dim: int, device: torch.device | None = None) -> Prior:
-    """The prior that the configuration names; ``TrialConfig`` has checked it against latent_dim."""
-    return _PRIORS[config.kind](config, latent_dim).to(device)
+def make_prior(
+    config: PriorConfig, latent_dim: int, variances: Float64[Tensor, " latent"] | None = None
+) -> Prior:
+    """The prior that the configuration names; ``TrialConfig`` has checked it against latent_dim.
+
+    Args:
+        config: Kind and parameters.
+        latent_dim: Size of the codes.
+        variances: The data's principal variances, largest first; only the anisotropic prior reads
+            them. Where a stored state is loaded next, any positive ones do.
+
+    Raises:
+        ConfigError: If the anisotropic prior gets no such variances.
+    """
+    return _PRIORS[config.kind](config, latent_dim, variances)
+
+
+def _anisotropic(
+    config: PriorConfig, latent_dim: int, variances: Float64[Tensor, " latent"] | None
+) -> Prior:
+    if variances is None or len(variances) != latent_dim:
+        raise ConfigError(
+            f"prior/kind anisotropic needs the data's {latent_dim} largest principal variances, got "
+            f"{'none' if variances is None else len(variances)}"
+        )
+    return AnisotropicPrior(
+        _filled(config.variance_scale), variances, learns_variance=bool(config.learns_variance)
+    )
+
+
+def _checked(variances: Float64[Tensor, " latent"]) -> Float64[Tensor, " latent"]:
+    """The variances, if each is more than what rounding leaves of none."""
+    largest = variances[0]
+    is_real = (variances > _SMALLEST_SHARE * largest) & variances.isfinite()
+    if not is_real.all():
+        first = int(is_real.long().argmin())
+        raise ConfigError(
+            f"prior/kind anisotropic needs principal variances above {_SMALLEST_SHARE} of the largest, "
+            f"{largest.item():.3g}; number {first + 1} of these data is {variances[first].item():.3g}: "
+            f"model/latent_dim can be {first} at most"
+        )
+    return variances
 
 
 def _filled(value: float | None) -> float:
@@ -154,9 +248,10 @@ def _filled(value: float | None) -> float:
     return typing.cast(float, value)
 
 
-_PRIORS: Mapping[str, Callable[[PriorConfig, int], Prior]] = {
-    "normal": lambda c, dim: NormalPrior(dim, _filled(c.scale)),
-    "student_t": lambda c, dim: StudentTPrior(dim, _filled(c.df)),
-    "sparse": lambda c, dim: SparsePrior(dim, _filled(c.gamma), _filled(c.spike_scale)),
-    "clustered": lambda _c, _dim: ClusteredPrior(),
+_PRIORS: Mapping[str, Callable[[PriorConfig, int, Tensor | None], Prior]] = {
+    "normal": lambda c, dim, _: NormalPrior(dim, _filled(c.scale)),
+    "anisotropic": _anisotropic,
+    "student_t": lambda c, dim, _: StudentTPrior(dim, _filled(c.df)),
+    "sparse": lambda c, dim, _: SparsePrior(dim, _filled(c.gamma), _filled(c.spike_scale)),
+    "clustered": lambda _c, _dim, _: ClusteredPrior(),
 }

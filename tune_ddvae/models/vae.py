@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from tune_ddvae.config import DATASETS, TrialConfig
 from tune_ddvae.models.densities import normal_log_density
+from tune_ddvae.models.layers import Sizes
 from tune_ddvae.models.likelihoods import Likelihood, Parameters, make_likelihood
 from tune_ddvae.models.networks import NETWORKS
 from tune_ddvae.models.priors import Prior, make_prior
@@ -67,19 +68,33 @@ class VAE(nn.Module):
         return self.likelihood.log_prob(inputs, self.decode(codes))
 
 
-def make_vae(config: TrialConfig, generator: torch.Generator) -> VAE:
-    """A VAE with PyTorch's default initialisation, drawn from the generator alone, on the CPU."""
+def make_vae(
+    config: TrialConfig,
+    generator: torch.Generator,
+    variances: Float64[Tensor, " latent"] | None = None,
+) -> VAE:
+    """A VAE with PyTorch's default initialisation, drawn from the generator alone, on the CPU.
+
+    Args:
+        config: All that its shape follows from.
+        generator: Of the initial weights.
+        variances: The data's principal variances, largest first; the anisotropic prior needs them.
+    """
     networks = NETWORKS[config.data.name]
-    shape, latent_dim = DATASETS[config.data.name].shape, config.model.latent_dim
+    sizes = Sizes(
+        shape=DATASETS[config.data.name].shape,
+        latent_dim=config.model.latent_dim,
+        width=config.width,
+        num_hidden_layers=config.model.num_hidden_layers,
+    )
     likelihood = make_likelihood(config.likelihood)
     # Layers initialise themselves from the global generator: lend it this one's state for a moment.
     seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(seed))
-        encoder = networks.encoder(shape, latent_dim, config.width)
-        decoder = networks.decoder(
-            shape, latent_dim, config.width, learns_scale=likelihood.has_learned_scale
-        )
-    vae = VAE(encoder, decoder, make_prior(config.prior, latent_dim), likelihood)
+        encoder = networks.encoder(sizes)
+        decoder = networks.decoder(sizes, learns_scale=likelihood.has_learned_scale)
+    prior = make_prior(config.prior, config.model.latent_dim, variances)
+    vae = VAE(encoder, decoder, prior, likelihood)
     # The faster layout for convolutions; matrices are left as they are.
     return vae.to(memory_format=torch.channels_last)

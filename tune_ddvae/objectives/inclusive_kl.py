@@ -21,7 +21,7 @@ def inclusive_kl(
 
     Args:
         posterior: Of a batch of points, which q(z) averages over. The gradient flows to it, once.
-        prior_sample: Taken as fixed.
+        prior_sample: The gradient flows to it too where the prior is learned.
         prior: p(z).
     """
     # The exponents of all pairs are one matrix product: no array of num x batch x latent exists. It
@@ -41,9 +41,10 @@ class _MeanLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weights: Tensor) -> Tensor:
-        """The value; the gradient by the weights is kept for ``backward``."""
+        """The value; the gradients are kept for ``backward``."""
         value = features.new_zeros(())
         gradient = torch.zeros_like(weights)
+        by_rows = []
         at_a_time = max(1, _PAIRS_AT_A_TIME[features.device.type] // len(weights))
         for rows in torch.split(features, at_a_time):
             terms = rows @ weights.T
@@ -52,12 +53,15 @@ class _MeanLogSumExp(torch.autograd.Function):
             sums = terms.sum(1, keepdim=True)
             value += (sums.log() + largest).sum()
             gradient.addmm_(terms.T, rows / sums)
-        ctx.save_for_backward(gradient / len(features))
+            if ctx.needs_input_grad[0]:
+                by_rows.append(terms @ weights / sums)
+        gradients = [gradient, torch.cat(by_rows)] if by_rows else [gradient]
+        ctx.save_for_backward(*(gradient / len(features) for gradient in gradients))
         return value / len(features)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_value: Tensor) -> tuple[None, Tensor]:
-        """The kept gradient, scaled."""
-        (gradient,) = ctx.saved_tensors
-        return None, grad_value * gradient
+    def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The kept gradients, scaled."""
+        gradient, *by_rows = (grad_value * kept for kept in ctx.saved_tensors)
+        return by_rows[0] if by_rows else None, gradient

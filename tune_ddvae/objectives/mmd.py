@@ -40,7 +40,7 @@ def mmd(
 
     Args:
         codes: One posterior sample, of at least two points. The gradient flows to it, once.
-        prior_sample: As many prior samples, taken as fixed.
+        prior_sample: As many prior samples; the gradient flows to them too where the prior is learned.
     """
     value: Tensor = _Mmd.apply(codes, prior_sample)
     return value
@@ -51,21 +51,31 @@ class _Mmd(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, codes: Tensor, prior_sample: Tensor) -> Tensor:
-        """The value; the gradient is kept for ``backward``."""
-        at_a_time = max(1, _CODES_AT_A_TIME // len(codes))
+        """The value; the gradients are kept for ``backward``."""
         both = torch.stack([codes, prior_sample]).transpose(1, 2)
-        blocks = [_value_and_gradient(block) for block in torch.split(both, at_a_time, dim=1)]
-        value = torch.stack([value for value, _ in blocks]).sum()
-        gradient = torch.cat([gradient for _, gradient in blocks]).T
-        ctx.save_for_backward(gradient.to(codes.dtype))
+        value, gradient = _over_blocks(both)
+        gradients = [gradient]
+        if ctx.needs_input_grad[1]:  # the MMD is symmetric
+            gradients.append(_over_blocks(both.flip(0))[1])
+        ctx.save_for_backward(*(gradient.to(codes.dtype) for gradient in gradients))
         return value.to(codes.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor, None]:
-        """The kept gradient, scaled."""
-        (gradient,) = ctx.saved_tensors
-        return grad_value * gradient, None
+    def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The kept gradients, scaled."""
+        gradient, *prior_gradient = (grad_value * kept for kept in ctx.saved_tensors)
+        return gradient, prior_gradient[0] if prior_gradient else None
+
+
+def _over_blocks(
+    both: Float[Tensor, "2 latent num"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, "num latent"]]:
+    """MMD of the two samples and its gradient by the first, a few dimensions at a time."""
+    at_a_time = max(1, _CODES_AT_A_TIME // both.shape[-1])
+    blocks = [_value_and_gradient(block) for block in torch.split(both, at_a_time, dim=1)]
+    value = torch.stack([value for value, _ in blocks]).sum()
+    return value, torch.cat([gradient for _, gradient in blocks]).T
 
 
 def _value_and_gradient(

@@ -8,7 +8,7 @@ import torch
 
 from tune_ddvae.config import DATASETS, TrialConfig
 from tune_ddvae.metrics.streams import stream
-from tune_ddvae.models.vae import make_vae
+from tune_ddvae.models.vae import VAE, make_vae
 from tune_ddvae.objectives.elbo import elbo
 
 _BATCHES = 3
@@ -25,8 +25,9 @@ class Pace:
 
 def measure_pace(config: TrialConfig, device: torch.device) -> Pace:
     """Train a few batches of noise in the configuration's shapes; its data are not read."""
-    vae = make_vae(config, stream(0, "pace")).to(device)
-    batch_size = min(config.training.batch_size, config.data.train_size)
+    vae = _vae(config).to(device)
+    images = config.training.images_per_epoch or config.data.train_size
+    batch_size = min(config.training.batch_size, images)
     generator = stream(0, "pace", device)
     shape = (batch_size, *DATASETS[config.data.name].shape)
     inputs = torch.rand(shape, generator=generator, device=device)
@@ -37,8 +38,23 @@ def measure_pace(config: TrialConfig, device: torch.device) -> Pace:
         torch.autograd.backward(total)
         total.item()  # waits for a GPU
         seconds.append(time.perf_counter() - start)
-    batches = math.ceil(config.data.train_size / batch_size)
+    batches = math.ceil(images / batch_size)
     return Pace(
-        num_parameters=sum(parameter.numel() for parameter in vae.parameters()),
+        num_parameters=_size(vae),
         seconds_per_epoch=min(seconds) * batches * (1 + _EVALUATION_SHARE),
     )
+
+
+def num_parameters(config: TrialConfig) -> int:
+    """How many numbers the configuration's model learns."""
+    return _size(_vae(config))
+
+
+def _vae(config: TrialConfig) -> VAE:
+    # Equal variances take as long as those of the data, which the anisotropic prior would follow.
+    variances = torch.ones(config.model.latent_dim, dtype=torch.float64)
+    return make_vae(config, stream(0, "pace"), variances)
+
+
+def _size(vae: VAE) -> int:
+    return sum(parameter.numel() for parameter in vae.parameters())

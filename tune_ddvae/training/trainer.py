@@ -8,7 +8,7 @@ torch's global one.
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from tune_ddvae.config import OptimiserConfig, TrialConfig
-from tune_ddvae.data import Dataset, Split
+from tune_ddvae.data import Dataset, Split, principal_variances
 from tune_ddvae.errors import DivergedError
 from tune_ddvae.metrics.evaluate import evaluate
 from tune_ddvae.metrics.streams import stream
-from tune_ddvae.models import make_vae
+from tune_ddvae.models import VAE, make_vae
 from tune_ddvae.objectives import elbo
 
 _TERMS = ("objective", "log_likelihood", "kl", "divergence")
@@ -56,6 +56,8 @@ class Trainer:
         device: Where to compute.
         on_batch: Called after each training batch, evaluation batch and metric, so that a watchdog
             can tell slow from stuck.
+        rungs: Epochs at which trials are compared: expensive metrics are measured there too.
+        is_evaluated: Whether a step ends with an evaluation; else it yields training terms alone.
     """
 
     def __init__(
@@ -64,17 +66,21 @@ class Trainer:
         dataset: Dataset,
         device: torch.device,
         on_batch: Callable[[], None] = lambda: None,
+        rungs: Sequence[int] = (),
+        *,
+        is_evaluated: bool = True,
     ) -> None:
         self.config = config
         self.dataset = dataset
         self.device = device
         self.epoch = 0
         self._on_batch = on_batch
+        self._rungs = frozenset(rungs)
+        self._is_evaluated = is_evaluated
         self._train = _resident(dataset.train, device)
         self._evaluation = _resident(dataset.evaluation, device)
         seed = config.training.seed
-        # Initial weights come from the CPU's generator: they are the same on every device.
-        self.vae = make_vae(config, stream(seed, "initial weights")).to(device)
+        self.vae = new_vae(config, dataset).to(device)
         self._optimiser = _make_optimiser(self.vae, config.optimiser)
         self._order = stream(seed, "order of the data")
         self._noise = stream(seed, "noise", device)
@@ -102,11 +108,21 @@ class Trainer:
         means = torch.cat(terms).double().mean(0).tolist()
         metrics = {f"training/{term}": mean for term, mean in zip(_TERMS, means, strict=True)}
         metrics["training/seconds"] = time.perf_counter() - start
+        if not self._is_evaluated:
+            return StepResult(self.epoch, metrics, {})
 
         start = time.perf_counter()
-        measured, absent, facts = self._evaluate(self._evaluation, prefix="")
-        if self.is_done and self.dataset.validation is not None:
-            test = self._evaluate(_resident(self.dataset.test, self.device), prefix="test/")
+        has_validation = self.dataset.validation is not None
+        measured, absent, facts = self._evaluate(
+            self._evaluation,
+            prefix="",
+            with_expensive=self._is_due(),
+            # A validation split is measured alike at all epochs; only the last word is the fuller one.
+            at_end=self.is_done and not has_validation,
+        )
+        if self.is_done and has_validation:
+            split = _resident(self.dataset.test, self.device)
+            test = self._evaluate(split, prefix="test/", with_expensive=True, at_end=True)
             measured, absent, facts = measured | test[0], absent | test[1], facts | test[2]
         metrics |= measured
         metrics["training/evaluation_seconds"] = time.perf_counter() - start
@@ -141,8 +157,8 @@ class Trainer:
 
     def _train_epoch(self) -> Float[Tensor, "batches term"]:
         self.vae.train()
-        num_points = len(self._train.inputs)
-        order = torch.randperm(num_points, generator=self._order).to(self.device)
+        order = torch.randperm(len(self._train), generator=self._order)
+        order = order[: self.config.training.images_per_epoch].to(self.device)
         batches = [b for b in torch.split(order, self.config.training.batch_size) if len(b) > 1]
         terms = torch.empty(len(batches), len(_TERMS), device=self.device)
         look_every = 1 if self.device.type == "cpu" else _BATCHES_PER_LOOK
@@ -158,7 +174,7 @@ class Trainer:
         return terms
 
     def _train_batch(self, batch: Int[Tensor, " batch"]) -> Float[Tensor, " term"]:
-        inputs = self.dataset.to_float(self._train.inputs.index_select(0, batch))
+        inputs = self.dataset.to_float(self._train.gather(batch))
         terms = elbo(self.vae, inputs, self.config.objective, self._noise)
         self._optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(-terms.total)
@@ -166,12 +182,29 @@ class Trainer:
         parts = (terms.total, terms.log_likelihood, terms.kl, terms.divergence)
         return torch.stack([part.detach() for part in parts])
 
+    def _is_due(self) -> bool:
+        """Whether the expensive metrics are measured at this epoch."""
+        config = self.config.metrics
+        every = config.expensive_every
+        return (
+            self.is_done
+            or (every is not None and self.epoch % every == 0)
+            or (config.expensive_at_rungs and self.epoch in self._rungs)
+        )
+
     def _evaluate(
-        self, split: Split, prefix: str
+        self, split: Split, *, prefix: str, with_expensive: bool, at_end: bool
     ) -> tuple[dict[str, float], dict[str, str], dict[str, Any]]:
         try:
             measured = evaluate(
-                self.vae, self.dataset, split, self.config, self.device, self._on_batch
+                self.vae,
+                self.dataset,
+                split,
+                self.config,
+                self.device,
+                self._on_batch,
+                with_expensive=with_expensive,
+                at_end=at_end,
             )
         except DivergedError as error:
             raise DivergedError(f"{error}, at epoch {self.epoch}") from error
@@ -182,9 +215,18 @@ class Trainer:
         )
 
 
+def new_vae(config: TrialConfig, dataset: Dataset) -> VAE:
+    """The untrained model, on the CPU: its initial weights are the same on every device."""
+    variances = None
+    if config.prior.kind == "anisotropic":
+        variances = principal_variances(dataset, config.model.latent_dim)
+    return make_vae(config, stream(config.training.seed, "initial weights"), variances)
+
+
 def _resident(split: Split, device: torch.device) -> Split:
     """The split with its raw inputs on the device; on the CPU the node's shared ones."""
-    return dataclasses.replace(split, inputs=split.inputs.to(device))
+    rows = None if split.rows is None else split.rows.to(device)
+    return dataclasses.replace(split, inputs=split.inputs.to(device), rows=rows)
 
 
 def _make_optimiser(vae: torch.nn.Module, config: OptimiserConfig) -> torch.optim.Adam:

@@ -1,5 +1,6 @@
 """From options to a request: every check that can refuse runs here, before anything is created."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from tune_ddvae.config import TrialConfig, Value, with_overrides
 from tune_ddvae.errors import ConfigError
 from tune_ddvae.spec import StudySpec, ends, flat_space
 from tune_ddvae.training.device import choose_device, set_threads
-from tune_ddvae.training.pace import measure_pace
-from tune_ddvae.tuning import provenance
+from tune_ddvae.training.pace import measure_pace, num_parameters
+from tune_ddvae.tuning import disk, provenance
 from tune_ddvae.tuning.engine import join_cluster
-from tune_ddvae.tuning.opening import check_recorded, record_url
-from tune_ddvae.tuning.plan import Plan
+from tune_ddvae.tuning.opening import check_recorded, num_recorded, record_url
+from tune_ddvae.tuning.plan import CHECKPOINTS_KEPT, Plan, checkpoint_bytes
 from tune_ddvae.tuning.postgresql import is_server, num_on_server, server_address
 from tune_ddvae.tuning.resources import Slots, local_resources, make_slots
 from tune_ddvae.tuning.session import Request
@@ -36,6 +37,7 @@ from tune_ddvae.tuning.tracking import (
 )
 
 LONGEST_NAME = 400
+STALL_VARIABLE = "TUNE_DDVAE_STALL_S"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,7 @@ class Options:
     data_dir: str | None
     address: str | None
     words: Sequence[str]  # of the command line, to show how to go on
+    report: bool = True  # once the study is complete
 
 
 def make_request(file: StudyFile, spec: StudySpec, options: Options, console: Console) -> Request:
@@ -89,6 +92,9 @@ def _checked(file: StudyFile, spec: StudySpec, options: Options, console: Consol
     )
     for warning in check_tracking(tracking_uri, file.name):
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    needed = _needs(spec, slots, record, options.name)
+    if needed is not None and (warning := disk.check_space(folder, needed)):
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     return Request(
         name=options.name,
         experiment=file.name,
@@ -104,6 +110,35 @@ def _checked(file: StudyFile, spec: StudySpec, options: Options, console: Consol
         hours=options.hours,
         slots=slots,
         data_dir=options.data_dir and str(Path(options.data_dir).expanduser().absolute()),
+        stall_s=_stall_s(),
+        working_bytes=disk.RESERVE_BYTES if needed is None else needed.working,
+        report=options.report,
+    )
+
+
+def _stall_s() -> float:
+    """How long a worker may go without finishing a batch, in seconds; ten minutes unless set."""
+    text = os.environ.get(STALL_VARIABLE, "600")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"{STALL_VARIABLE} must be a number of seconds above 0, got {text!r}")
+    return seconds
+
+
+def _needs(spec: StudySpec, slots: Slots, record: str, name: str) -> disk.Needs | None:
+    """What the study still needs of the disk; None where nothing is left to train."""
+    begun, ended = num_recorded(record, name)
+    trials = spec.size.trials
+    if trials is not None and ended >= trials:
+        return None
+    return disk.needs(
+        checkpoint=checkpoint_bytes(spec.base, num_parameters(largest_model(spec))),
+        num_new=None if trials is None else max(trials - begun, 0),
+        kept=CHECKPOINTS_KEPT,
+        slots=slots.concurrent,
     )
 
 

@@ -7,9 +7,9 @@ Tune's own restore, snapshots, loggers and signal handlers are off: the record d
 
 import logging
 import os
+import platform
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
@@ -25,11 +25,14 @@ from ray.tune.search import Searcher
 
 import tune_ddvae
 from tune_ddvae import exit_codes
-from tune_ddvae.errors import ResourceError
+from tune_ddvae.errors import ResourceError, StorageFullError
+from tune_ddvae.tuning import disk
+from tune_ddvae.tuning.last_words import heard
 from tune_ddvae.tuning.live import LiveStudy
-from tune_ddvae.tuning.losses import Loss, judge
+from tune_ddvae.tuning.losses import Loss, Memory, judge
 from tune_ddvae.tuning.resources import Available, Slots
-from tune_ddvae.tuning.storage import TRIALS_FOLDER
+from tune_ddvae.tuning.signals import StopSwitch
+from tune_ddvae.tuning.storage import TRIALS_FOLDER, attempt_name
 from tune_ddvae.tuning.trainable import ASSIGNMENT, REPORT, TrialTrainable
 from tune_ddvae.tuning.trials import Assignment
 
@@ -48,30 +51,13 @@ ENVIRONMENT = {
 }
 
 
-class StopSwitch:
-    """One flag that signals, budgets and repeated errors set, and that Tune's loop reads."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self.reason = ""
-        self.error: Exception | None = None
-
-    def set(self, reason: str) -> None:
-        """Ask for the end; the first reason stays."""
-        if not self._event.is_set():
-            self.reason = reason
-            self._event.set()
-
-    def fail(self, error: Exception) -> None:
-        """Keep an error of our own that a hook met where Tune would swallow it; the first stays."""
-        self.error = self.error or error
-
-    def is_set(self) -> bool:
-        """Whether the end was asked for."""
-        return self._event.is_set()
-
-
-def run(study: LiveStudy, slots: Slots, switch: StopSwitch, on_change: Callable[[], None]) -> None:
+def run(
+    study: LiveStudy,
+    slots: Slots,
+    switch: StopSwitch,
+    on_change: Callable[[], None],
+    space: disk.Watch,
+) -> None:
     """Train until the study has nothing left to do or the switch is set.
 
     Raises:
@@ -80,12 +66,13 @@ def run(study: LiveStudy, slots: Slots, switch: StopSwitch, on_change: Callable[
     # What Tune logs of a lost worker is a page of its own frames; our note says what happened.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots.concurrent)
+    memory = Memory()
     tuner = tune.Tuner(
         tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([_bundle(slots)])),
         tune_config=TuneConfig(
             num_samples=-1,
             search_alg=StudySearcher(study, slots, switch),
-            scheduler=StudyScheduler(study),
+            scheduler=StudyScheduler(study, memory),
             reuse_actors=True,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
@@ -93,7 +80,7 @@ def run(study: LiveStudy, slots: Slots, switch: StopSwitch, on_change: Callable[
         run_config=RunConfig(
             name=TRIALS_FOLDER,
             storage_path=str(study.conditions.storage),
-            callbacks=[StudyCallback(study, switch, on_change)],
+            callbacks=[StudyCallback(study, switch, on_change, space, memory)],
             stop=StudyStopper(switch),
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(checkpoint_frequency=1),
@@ -149,6 +136,9 @@ class StudySearcher(InDriver, Searcher):
         try:
             if error:
                 loss = self.losses.pop(trial_id, judge(""))
+                if loss.is_full:
+                    storage = self._study.conditions.storage
+                    self._switch.set(disk.full_text(storage, loss.reason))
                 self._study.lose_attempt(attempt, loss.reason, counts=loss.counts)
             else:
                 self._study.end_attempt(attempt)
@@ -171,8 +161,9 @@ class StudySearcher(InDriver, Searcher):
 class StudyScheduler(InDriver, TrialScheduler):
     """Passes the study's decisions on to Tune."""
 
-    def __init__(self, study: LiveStudy) -> None:
+    def __init__(self, study: LiveStudy, memory: Memory) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._memory = memory
         self._study = study
         self._metric = None
 
@@ -184,7 +175,11 @@ class StudyScheduler(InDriver, TrialScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Remember why the worker was lost; the searcher hears of the loss next."""
         searcher: StudySearcher = tune_controller.search_alg.searcher
-        searcher.losses[trial.trial_id] = loss_of(trial)
+        assignment = _assignment(trial)
+        folder = self._study.conditions.storage / TRIALS_FOLDER / _trial_name(trial)
+        host = self._study.trials[assignment.number].facts.get("host", platform.node())
+        evidence = self._memory.evidence() if host == platform.node() else ""
+        searcher.losses[trial.trial_id] = loss_of(trial, heard(folder), evidence)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Nothing to prepare."""
@@ -212,7 +207,16 @@ class StudyScheduler(InDriver, TrialScheduler):
 class StudyCallback(InDriver, Callback):
     """Brings every result, the last ones included, and every whole checkpoint to the study."""
 
-    def __init__(self, study: LiveStudy, switch: StopSwitch, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        study: LiveStudy,
+        switch: StopSwitch,
+        on_change: Callable[[], None],
+        space: disk.Watch,
+        memory: Memory,
+    ) -> None:
+        self._space = space
+        self._memory = memory
         self._study = study
         self._switch = switch
         self._on_change = on_change
@@ -223,6 +227,9 @@ class StudyCallback(InDriver, Callback):
         if self._switch.error is not None:
             raise self._switch.error
         self._study.record.check()
+        self._memory.sample()
+        if complaint := self._space.complaint():
+            self._switch.set(complaint)
         if time.monotonic() - self._seen > SEEN_EVERY_S:
             self._seen = time.monotonic()
             self._study.record.seen()
@@ -236,7 +243,10 @@ class StudyCallback(InDriver, Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Take the report (a second time, where the scheduler has seen it: that changes nothing)."""
-        self._study.take(_assignment(trial).attempt, result[REPORT])
+        report = result[REPORT]
+        self._study.take(_assignment(trial).attempt, report)
+        if report.error_kind == StorageFullError.__name__:
+            self._switch.set(disk.full_text(self._study.conditions.storage, report.error))
         self._on_change()
 
     def on_checkpoint(
@@ -271,11 +281,12 @@ class StudyStopper(InDriver, Stopper):
         return self._switch.is_set()
 
 
-def loss_of(trial: Any) -> Loss:
-    """Why a worker was lost, from the file in which Ray wrote it down."""
+def loss_of(trial: Any, last_words: str = "", evidence: str = "") -> Loss:
+    """Why a worker was lost, from the file in which Ray wrote it down and what else is known of it."""
     if not trial.error_file or not Path(trial.error_file).is_file():
-        return judge("")
-    return judge(Path(trial.error_file).read_text(encoding="utf-8", errors="replace"))
+        return judge("", last_words, evidence)
+    text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    return judge(text, last_words, evidence)
 
 
 def _assignment(trial: Any) -> Assignment:
@@ -284,9 +295,8 @@ def _assignment(trial: Any) -> Assignment:
 
 
 def _trial_name(trial: Any) -> str:
-    """Short whatever the params, and unique to the attempt: no two drivers write to one folder."""
     assignment = _assignment(trial)
-    return f"{assignment.number:05d}-{assignment.attempt}"
+    return attempt_name(assignment.number, assignment.attempt)
 
 
 def _bundle(slots: Slots) -> dict[str, float]:

@@ -47,6 +47,7 @@ class Lease:
         self.token = token
         self._study = LEASES.c.study_id == study_id
         self._ours = and_(self._study, LEASES.c.token == token)
+        self._renewed = _clock()
         self._take(study_id)
         self._lost: StudyLockedError | None = None
         self._releasing = threading.Event()
@@ -60,6 +61,13 @@ class Lease:
     def check(self) -> None:
         """Raise ``StudyLockedError`` if the lease is known to be lost."""
         if self._lost is not None:
+            raise self._lost
+
+    def check_clock(self) -> None:
+        """As ``check``, and raise if this driver was away for as long as a lease lasts."""
+        self.check()
+        if _clock() - self._renewed > self._length_s:
+            self._lost = self._loss(None)
             raise self._lost
 
     def release(self) -> None:
@@ -108,16 +116,15 @@ class Lease:
 
     def _keep(self) -> None:
         """Renew the lease until it is released or lost."""
-        renewed = time.monotonic()
         while not self._releasing.wait(self._length_s / RENEWALS):
-            asked = time.monotonic()
+            asked = _clock()
             try:
                 self._renew()
-                renewed = asked
+                self._renewed = asked  # the server's clock gives it no less than that
             except StudyLockedError as error:
                 self._lost = error
             except SQLAlchemyError as error:
-                if time.monotonic() - renewed > self._length_s:
+                if _clock() - self._renewed > self._length_s:
                     self._lost = self._loss(None, plain_cause(getattr(error, "orig", error)))
             if self._lost is not None:
                 return
@@ -157,6 +164,12 @@ class _Holder:
     pid: int
     started: float
     left_s: float  # until the lease runs out
+
+
+def _clock() -> float:
+    """Seconds that pass while the process is frozen, and where it can be told, the machine too."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
 def _described(holder: _Holder | None) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_ddvae.config import to_flat, with_overrides
+from tune_ddvae.errors import StorageFullError
 from tune_ddvae.spec import StudySpec
 from tune_ddvae.tuning import halving, ranking, sampling
 from tune_ddvae.tuning.record import Record
@@ -135,6 +136,9 @@ class LiveStudy:
         failure = self._failures.pop(attempt, None)
         if failure is not None:
             kind, message = failure
+            if kind == StorageFullError.__name__:
+                self._settle(trial)  # no fault of the trial's: it goes on once there is space
+                return
             self._alike = [*self._alike, failure] if kind != "DivergedError" else []
             self._end(trial, State.FAILED, f"{kind}: {message}")
         else:
@@ -178,21 +182,23 @@ class LiveStudy:
             data_dir=self.conditions.data_dir,
             num_cpus=self.conditions.num_cpus,
             stall_s=self.conditions.stall_s,
+            rungs=self.spec.rungs,
         )
 
     def _new_trial(self) -> Trial:
         number = len(self.trials)
         seed = sampling.trial_seed(self.conditions.seed, number)
-        setting = None
-        if number < len(self.spec.first):
-            setting = self.spec.first[number]
-            overrides = dict(self.spec.published[setting])
-        else:
+        setting, replicate = self.spec.planned(number) or (None, None)
+        if setting is None:
             overrides = sampling.propose(
                 self.spec, self.conditions.seed, number, self.trials.values()
             )
+        else:
+            overrides = dict(self.spec.published[setting])
+            seed = seed if replicate is None else replicate
         config = to_flat(with_overrides(self.spec.base, {**overrides, "training/seed": seed}))
-        trial = Trial(number, config, sampling.searched_params(self.spec, config), setting)
+        params = sampling.searched_params(self.spec, config)
+        trial = Trial(number, config, params, setting, replicate)
         self.record.add_trial(trial)
         self.trials[number] = trial
         return trial

@@ -14,8 +14,17 @@ from tune_ddvae.errors import StorageError, StudyLockedError
 
 
 @contextmanager
-def sole_driver(folder: Path) -> Iterator[None]:
-    """Hold a study's folder for the life of this driver.
+def sole_driver(
+    folder: Path,
+    what: str = "study",
+    elsewhere: str = "use a local --storage, or keep the record on a server with --record",
+) -> Iterator[None]:
+    """Hold a folder for the life of this driver.
+
+    Args:
+        folder: Of a study, or of one training.
+        what: Which of the two, for messages.
+        elsewhere: What to do where the file system has no locks.
 
     Raises:
         StudyLockedError: Another driver holds it; says which, and since when.
@@ -28,13 +37,12 @@ def sole_driver(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise StudyLockedError(
-            f"another driver holds this study: {_described(holder)}. Wait for it to end, or stop it "
-            "(a frozen one holds the study too); a copy under another --name may run beside it"
+            f"another driver holds this {what}: {_described(holder)}. Wait for it to end, or stop it "
+            f"(a frozen one holds the {what} too); a copy under another --name may run beside it"
         ) from error
     except (NotImplementedError, OSError) as error:
         raise StorageError(
-            f"{folder} is on a file system without locks ({error}); use a local "
-            "--storage, or keep the record on a server with --record"
+            f"{folder} is on a file system without locks ({error}); {elsewhere}"
         ) from error
     try:
         facts = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}

@@ -59,10 +59,11 @@ class News:
         yield from (f"note: {note}" for note in notes)
 
     def _started(self, trial: Trial) -> str:
-        name = f"{trial.setting}: " if trial.setting else ""
+        params = params_text(self._study.spec, trial.config)
+        name = ": ".join(filter(None, (trial.label, params)))
         epoch = self._epochs_before.get(trial.number, 0)
         how = f"goes on after epoch {epoch}" if epoch else "started"
-        return f"trial {trial.number} {how}: {name}{params_text(self._study.spec, trial.config)}"
+        return f"trial {trial.number} {how}: {name}"
 
     def _end(self, trial: Trial, best: Sequence[Trial]) -> str:
         spec = self._study.spec

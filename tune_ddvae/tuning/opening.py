@@ -10,11 +10,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import optuna
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from tune_ddvae.config import Value
@@ -22,12 +23,16 @@ from tune_ddvae.errors import RecordError
 from tune_ddvae.spec import StudySpec
 from tune_ddvae.tuning import postgresql, sampling, storage
 from tune_ddvae.tuning.lease import Lease
+from tune_ddvae.tuning.ledger import Ledger
 from tune_ddvae.tuning.record import Record, read_trials
 from tune_ddvae.tuning.storage import TRIALS_FOLDER
-from tune_ddvae.tuning.tables import METADATA, STUDIES, mapping_from, undamaged
+from tune_ddvae.tuning.tables import METADATA, STUDIES, TRIALS, mapping_from, undamaged
+from tune_ddvae.tuning.tracking_names import without_password
+from tune_ddvae.tuning.trials import State
 
-FORMAT = 1  # of the tables; a record of another format is refused
+FORMAT = 2  # of the tables; a record of another format is refused
 FILE_NAME = "record.db"
+SQLITE_OPTIONS: Mapping[str, Any] = {"pool_pre_ping": True, "connect_args": {"timeout": 60}}
 Identity = Mapping[str, Value]
 
 
@@ -73,14 +78,106 @@ def open_record(
     return record
 
 
+def open_ledger(url: str, name: str) -> Ledger:
+    """Open the record of study ``name`` as it is, whatever its specification; makes nothing.
+
+    Args:
+        url: Database address.
+        name: The study's name.
+
+    Raises:
+        RecordError: There is no such study (names those there are), or it cannot be read.
+        StudyLockedError: A driver holds the study on a server.
+    """
+    names = recorded_names(url)
+    if name not in names:
+        known = ", ".join(sorted(names)) or "none"
+        raise RecordError(f"unknown study {name!r} in {without_password(url)}; there are: {known}")
+    with postgresql.refusing(url), ExitStack() as undo:
+        engine = _engine(url)
+        undo.callback(engine.dispose)
+        with engine.connect() as connection:
+            row = connection.execute(select(STUDIES).where(STUDIES.c.name == name)).one()
+        with undamaged(engine, STUDIES, f"study {name!r}"):
+            written_as = mapping_from(row.identity).get("record_format")
+        if written_as != FORMAT:
+            raise RecordError(
+                f"study {name!r} is recorded in format {written_as}, and this version of tune_ddvae "
+                f"reads format {FORMAT}: use the version that it was started with"
+            )
+        lease = None
+        if postgresql.is_server(url):
+            lease = Lease(url, row.study_id, uuid.uuid4().hex)
+            undo.callback(lease.release)
+            lease.fence(engine)
+        ledger = Ledger(engine, row.study_id, lease)
+        undo.pop_all()
+    return ledger
+
+
+def recorded_names(url: str) -> list[str]:
+    """Names of the studies in a database; none where there is no database yet.
+
+    Raises:
+        RecordError: It cannot be read.
+    """
+    with _looking(url) as connection:
+        return [] if connection is None else _names(connection)
+
+
+def num_recorded(url: str, name: str) -> tuple[int, int]:
+    """How many trials of study ``name`` have begun, and how many of them have ended; reads only.
+
+    Raises:
+        RecordError: The record cannot be read.
+    """
+    if name not in recorded_names(url):
+        return 0, 0
+    query = (
+        select(func.count(), func.count().filter(TRIALS.c.state != State.UNFINISHED))
+        .select_from(TRIALS.join(STUDIES, TRIALS.c.study_id == STUDIES.c.study_id))
+        .where(STUDIES.c.name == name)
+    )
+    with _looking(url) as connection:
+        begun, ended = connection.execute(query).one() if connection is not None else (0, 0)
+    return begun, ended
+
+
+@contextmanager
+def _looking(url: str) -> Iterator[Connection | None]:
+    """A connection to read by; None where there is no database yet."""
+    if postgresql.is_server(url):
+        with postgresql.refusing(url), postgresql.private_engine(url).connect() as connection:
+            yield connection
+    else:
+        with _reading(Path(url.removeprefix("sqlite:///")).parent) as connection:
+            yield connection
+
+
+def _names(connection: Connection) -> list[str]:
+    if not inspect(connection).has_table(STUDIES.name):
+        return []
+    return [str(name) for name in connection.execute(select(STUDIES.c.name)).scalars()]
+
+
+def _engine(url: str) -> Engine:
+    """An engine for a database that is there."""
+    if postgresql.is_server(url):
+        engine = create_engine(url, **postgresql.engine_options(url))
+        postgresql.name_lost_connections(engine)
+    else:
+        engine = create_engine(url, **SQLITE_OPTIONS)
+        _set_up_sqlite(engine, url)
+    return engine
+
+
 def _database(url: str) -> RDBStorage:
     """The database at an address, with Optuna's tables and ours in it."""
     if postgresql.is_server(url):
         database = RDBStorage(url, engine_kwargs=postgresql.engine_options(url))
         postgresql.name_lost_connections(database.engine)
     else:
-        options = {"pool_pre_ping": True, "connect_args": {"timeout": 60}}
-        database = RDBStorage(url, engine_kwargs=options)
+        database = RDBStorage(url, engine_kwargs=dict(SQLITE_OPTIONS))
         _set_up_sqlite(database.engine, url)
     METADATA.create_all(database.engine)
     return database

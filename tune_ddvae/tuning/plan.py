@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
 
-from tune_ddvae.config import to_flat
+from tune_ddvae.config import TrialConfig, to_flat
 from tune_ddvae.spec import Choice, Space, StudySpec
 from tune_ddvae.tuning.forecast import expected_epochs
 from tune_ddvae.tuning.resources import Slots
@@ -18,6 +18,7 @@ from tune_ddvae.tuning.wording import first_line, measured_on
 
 CHECKPOINTS_KEPT = 3  # of each trial: the two newest and the best epoch's
 BYTES_PER_FLOAT = 4
+CHECKPOINT_BYTES = 40_000  # beside its numbers: names, generators, configuration
 START_UP_S = 10.0  # of Ray and its first workers
 
 
@@ -49,14 +50,10 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int | None:
-        """Most that the checkpoints take; None without a number of trials.
-
-        A parameter is kept as a weight and as Adam's two moments, three with AMSGrad.
-        """
+        """Most that the checkpoints take; None without a number of trials."""
         if self.trials is None:
             return None
-        floats = 4 if self.spec.base.optimiser.amsgrad else 3
-        checkpoint = floats * BYTES_PER_FLOAT * self.num_parameters
+        checkpoint = checkpoint_bytes(self.spec.base, self.num_parameters)
         return self.trials * CHECKPOINTS_KEPT * checkpoint
 
     @property
@@ -122,6 +119,12 @@ class Plan:
             "seconds_per_epoch": self.seconds_per_epoch,
             "seconds": self.seconds,
         }
+
+
+def checkpoint_bytes(config: TrialConfig, num_parameters: int) -> int:
+    """Bytes of a checkpoint: a weight and Adam's two moments a parameter, three with AMSGrad."""
+    floats = 4 if config.optimiser.amsgrad else 3
+    return CHECKPOINT_BYTES + floats * BYTES_PER_FLOAT * num_parameters
 
 
 @dataclass(frozen=True)

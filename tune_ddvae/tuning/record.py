@@ -10,15 +10,12 @@ import json
 import os
 import socket
 import time
-import uuid
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import (
     Engine,
-    Select,
     Update,
     delete,
     select,
@@ -28,11 +25,11 @@ from sqlalchemy import (
 from tune_ddvae.spec import StudySpec
 from tune_ddvae.tuning import sampling
 from tune_ddvae.tuning.lease import Lease
+from tune_ddvae.tuning.ledger import Ledger
 from tune_ddvae.tuning.postgresql import patiently
 from tune_ddvae.tuning.tables import (
     CHECKPOINTS,
     ROWS,
-    SENT,
     SESSIONS,
     TRIALS,
     decision_json,
@@ -42,12 +39,9 @@ from tune_ddvae.tuning.tables import (
     undamaged,
 )
 from tune_ddvae.tuning.trials import Checkpoint, Row, State, Trial
-from tune_ddvae.tuning.writer import Writer
-
-ENDED_AS_LIMIT = 64  # what its column holds
 
 
-class Record:
+class Record(Ledger):
     """One study's record, open for one driver. All writes go through its ordered queue."""
 
     def __init__(
@@ -58,30 +52,17 @@ class Record:
         spec: StudySpec,
         lease: Lease | None = None,  # of a record on a server
     ) -> None:
-        self.study_id = study_id
-        self.token = uuid.uuid4().hex if lease is None else lease.token
-        self._lease = lease
+        super().__init__(storage.engine, study_id, lease)
         self._storage = storage
         self._optuna_study_id = optuna_study_id
         self._optuna_ids: dict[int, int] = {}
         self._spec = spec
-        self.engine: Engine = storage.engine
-        self._writer = Writer(self.engine)
 
     # -- reading ------------------------------------------------------------------------------
 
     def trials(self) -> list[Trial]:
         """Every trial with its rows and checkpoints, in order of number."""
         return patiently(lambda: read_trials(self.engine, self.study_id))
-
-    def read(self, query: Select[Any]) -> list[Any]:
-        """The rows that a query finds."""
-
-        def found() -> list[Any]:
-            with self.engine.connect() as connection:
-                return list(connection.execute(query))
-
-        return patiently(found, give_up=self.check)
 
     def used_hours(self) -> float:
         """Hours that earlier drivers spent on this study."""
@@ -113,7 +94,7 @@ class Record:
         self._writer.put(
             update(SESSIONS)
             .where(SESSIONS.c.study_id == self.study_id, SESSIONS.c.token == self.token)
-            .values(seen=time.time(), ended_as=ended_as[:ENDED_AS_LIMIT])
+            .values(seen=time.time(), ended_as=_storable(ended_as))
         )
 
     def add_trial(self, trial: Trial) -> None:
@@ -126,6 +107,7 @@ class Record:
                 "config": json.dumps(dict(trial.config)),
                 "params": None if trial.params is None else json.dumps(dict(trial.params)),
                 "setting": trial.setting,
+                "replicate": trial.replicate,
                 "state": trial.state,
                 "reason": _storable(trial.reason),
                 "losses": trial.losses,
@@ -200,34 +182,6 @@ class Record:
         )
         self._writer.flush()
         self._mirror_end(trial)
-
-    def mark_sent(self, values: Mapping[str, str | int]) -> None:
-        """Queue what a tracking server is now known to hold (columns of ``SENT``)."""
-        key = [
-            SENT.c.study_id == self.study_id,
-            SENT.c.tracking == values["tracking"],
-            SENT.c.number == values["number"],
-        ]
-        self._writer.put(delete(SENT).where(*key))
-        self._writer.put(insert_new(self.engine, SENT), {"study_id": self.study_id, **values})
-
-    def flush(self) -> None:
-        """Return once everything queued is durable; raise what the writer failed with."""
-        self._writer.flush()
-
-    def check(self) -> None:
-        """Raise what the writer failed with, if it did, or that the study is held no longer."""
-        self._writer.check()
-        if self._lease is not None:
-            self._lease.check()
-
-    def close(self) -> None:
-        """Write what is queued and let go of the study and the database."""
-        self._writer.close()
-        if self._lease is not None:
-            self._lease.release()
-        self._storage.engine.dispose()
-        self._writer.check()
 
     # -- Optuna's tables ----------------------------------------------------------------------
 

@@ -12,18 +12,20 @@ from rich.console import Console
 
 from tune_ddvae import exit_codes
 from tune_ddvae.config import Value
+from tune_ddvae.errors import StorageFullError
 from tune_ddvae.spec import StudySpec
-from tune_ddvae.tuning import engine, provenance
+from tune_ddvae.tuning import disk, engine, provenance
 from tune_ddvae.tuning.live import Conditions, LiveStudy
 from tune_ddvae.tuning.lock import sole_driver
 from tune_ddvae.tuning.opening import open_record
-from tune_ddvae.tuning.postgresql import is_server
+from tune_ddvae.tuning.postgresql import is_server, plain_cause
 from tune_ddvae.tuning.progress import Progress
 from tune_ddvae.tuning.resources import Slots
-from tune_ddvae.tuning.signals import exit_code_of, signals_stop
+from tune_ddvae.tuning.signals import StopSwitch, exit_code_of, signals_stop
 from tune_ddvae.tuning.summary import Summary, summarise
 from tune_ddvae.tuning.tracking import Outcome, Tracker
 from tune_ddvae.tuning.tracking import Summary as Tracked
+from tune_ddvae.tuning.tracking_view import FOLDER_TAG
 from tune_ddvae.tuning.trials import State
 
 PATIENCE_S = 30.0  # for a tracking server that is slow to take the last of it
@@ -48,6 +50,9 @@ class Request:
     hours: float | None
     slots: Slots
     data_dir: str | None = None
+    stall_s: float = 600.0  # a worker that finishes no batch for so long is ended
+    working_bytes: int = disk.RESERVE_BYTES  # that must be free in the storage while trials train
+    report: bool = True  # whether figures are made once the study is complete
 
     def identity(self) -> dict[str, Value]:
         """What the record compares: the spec, the seed and the data."""
@@ -78,15 +83,31 @@ def run_session(request: Request, console: Console) -> Ended:
     Raises:
         StudyLockedError: Another driver holds the study.
         RecordError: The record holds another study under this name.
+        StorageFullError: The disk was so full that not even the record could be written.
     """
+    try:
+        return _run_session(request, console)
+    except Exception as error:
+        if disk.is_full(error):
+            cause = plain_cause(getattr(error, "orig", None) or error)
+            raise StorageFullError(disk.full_text(request.folder, cause)) from error
+        raise
+
+
+def _run_session(request: Request, console: Console) -> Ended:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     request.folder.mkdir(parents=True, exist_ok=True)
     with _held(request), _open_study(request) as study:
-        switch = engine.StopSwitch()
+        switch = StopSwitch()
         started = time.monotonic()
         if study.is_complete:
             switch.set("already complete")
         tracked = _train(request, study, switch, console)
+        hours = (time.monotonic() - started) / 3600
+        code = exit_code(study, switch.reason)
+        report = None
+        if code == exit_codes.COMPLETE and request.report:
+            report = _report(request, study, tracked, console)
         summary = summarise(
             study,
             name=request.name,
@@ -95,12 +116,13 @@ def run_session(request: Request, console: Console) -> Ended:
             tracking_uri=request.tracking_uri,
             outcome=switch.reason or "complete",
             command=request.command,
-            hours=(time.monotonic() - started) / 3600,
+            hours=hours,
             earlier_hours=study.record.used_hours(),
+            report=report,
         )
         if not tracked.is_whole:
             console.print(f"warning: {tracked}", markup=False, soft_wrap=True)
-        return Ended(summary, exit_code(study, switch.reason))
+        return Ended(summary, code)
 
 
 def exit_code(study: LiveStudy, reason: str) -> int:
@@ -133,20 +155,24 @@ def _open_study(request: Request) -> Iterator[LiveStudy]:
             trials=request.trials,
             data_dir=request.data_dir,
             num_cpus=request.slots.num_cpus,
+            stall_s=request.stall_s,
         )
         study = LiveStudy(request.spec, record, conditions)
+        if not is_server(request.record):  # there a frozen driver's workers may still be writing
+            disk.sweep(
+                request.folder, {m.path for t in study.trials.values() for m in t.checkpoints}
+            )
         yield study
     finally:
         record.close()
 
 
-def _train(
-    request: Request, study: LiveStudy, switch: engine.StopSwitch, console: Console
-) -> Tracked:
+def _train(request: Request, study: LiveStudy, switch: StopSwitch, console: Console) -> Tracked:
     """Train until there is nothing left to do or the switch is set, with MLflow following."""
     slots = request.slots
     extra: dict[str, Value] = {
         "command": request.command,
+        FOLDER_TAG: str(request.folder),
         "slots": slots.concurrent,
         "cpus_per_trial": slots.num_cpus,
         "gpus_per_trial": slots.num_gpus,
@@ -169,7 +195,7 @@ def _train(
 def _run_engine(
     request: Request,
     study: LiveStudy,
-    switch: engine.StopSwitch,
+    switch: StopSwitch,
     console: Console,
     on_change: Callable[[], None],
 ) -> None:
@@ -183,15 +209,38 @@ def _run_engine(
     ):
         try:
             engine.start_ray()
-            engine.run(study, slots, switch, on_change)
+            space = disk.Watch(request.folder, request.working_bytes)
+            engine.run(study, slots, switch, on_change, space)
         finally:
             engine.stop_ray()
     study.record.seen(ended_as=switch.reason or "complete")
     study.record.flush()
 
 
+def _report(request: Request, study: LiveStudy, tracked: Tracked, console: Console) -> Path | None:
+    """Make the report; whatever happens meanwhile, the study is complete and is shown as that."""
+    from tune_ddvae.tuning.report import report_on  # loads Matplotlib, for this end alone
+
+    def tell(line: str) -> None:
+        console.print(f"warning: {line}", markup=False, soft_wrap=True)
+
+    try:
+        with console.status("drawing the report"):
+            return report_on(
+                study,
+                name=request.name,
+                experiment=request.experiment,
+                tracking_uri=request.tracking_uri,
+                is_tracked=tracked.is_whole,
+                tell=tell,
+            )
+    except (KeyboardInterrupt, SystemExit):  # a signal
+        tell("the report was broken off; the same command makes it")
+        return None
+
+
 @contextmanager
-def _budget(hours: float | None, study: LiveStudy, switch: engine.StopSwitch) -> Iterator[None]:
+def _budget(hours: float | None, study: LiveStudy, switch: StopSwitch) -> Iterator[None]:
     """Set the switch when the hours are used up, counting what earlier drivers used."""
     if hours is None:
         yield

@@ -1,17 +1,40 @@
 """Ctrl-C and SIGTERM set the stop switch while trials train, and end the process before that."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from tune_ddvae import exit_codes
-from tune_ddvae.tuning.engine import StopSwitch
 
 _CODES = {
     signal.SIGINT: ("interrupted", exit_codes.INTERRUPTED),
     signal.SIGTERM: ("terminated", exit_codes.TERMINATED),
 }
+
+
+class StopSwitch:
+    """One flag that signals, budgets and repeated errors set, and that the loop reads."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.reason = ""
+        self.error: Exception | None = None
+
+    def set(self, reason: str) -> None:
+        """Ask for the end; the first reason stays."""
+        if not self._event.is_set():
+            self.reason = reason
+            self._event.set()
+
+    def fail(self, error: Exception) -> None:
+        """Keep an error of our own that a hook met where Tune would swallow it; the first stays."""
+        self.error = self.error or error
+
+    def is_set(self) -> bool:
+        """Whether the end was asked for."""
+        return self._event.is_set()
 
 
 @contextmanager

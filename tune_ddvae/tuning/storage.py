@@ -56,6 +56,11 @@ def planned_folder(storage: str | Path) -> Path:
     return folder
 
 
+def attempt_name(number: int, attempt: str) -> str:
+    """Name of an attempt's folder: short whatever the params, and no two drivers write to one."""
+    return f"{number:05d}-{attempt}"
+
+
 def existing_parent(folder: Path) -> Path:
     """The folder itself, or the nearest one above it that exists."""
     return next(place for place in (folder, *folder.parents) if place.exists())

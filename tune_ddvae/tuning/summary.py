@@ -12,6 +12,7 @@ from tune_ddvae.config import Direction, Value
 from tune_ddvae.spec import StudySpec
 from tune_ddvae.tuning import provenance, ranking
 from tune_ddvae.tuning.live import LiveStudy
+from tune_ddvae.tuning.seeds import SettingScores, over_seeds
 from tune_ddvae.tuning.tracking import without_password
 from tune_ddvae.tuning.trials import State, Trial
 from tune_ddvae.tuning.wording import ACTIVE_UNITS, measured_on, searched
@@ -31,6 +32,7 @@ class Finding:
 
     number: int
     setting: str | None  # name of the published setting, if it is one
+    replicate: int | None  # which of its seeds, where several are trained
     params: Mapping[str, Value]  # the searched part of ``config``
     config: Mapping[str, Value]  # all that its numbers follow from
     epoch: int  # the last one, that all values but ``best_epochs`` were measured at
@@ -65,6 +67,7 @@ class Summary:
     counts: Mapping[State, int]
     carried_over: int
     findings: tuple[Finding, ...]  # the Pareto set; one trial (or equals) for one metric
+    settings: tuple[SettingScores, ...]  # of a study of published settings, over their seeds
     groups: tuple[EndedAlike, ...]  # all that ended before the last epoch
     unfinished: Mapping[int, int]  # trial -> epochs recorded
     epochs: int  # of a whole trial
@@ -76,6 +79,7 @@ class Summary:
     tracking_uri: str
     open_command: str  # shows the study in MLflow
     continue_command: str | None  # None: no work is left
+    report: Path | None = None  # folder of the figures
 
     def to_json(self) -> dict[str, Any]:
         """The summary as plain data."""
@@ -95,6 +99,7 @@ def summarise(
     command: str,
     hours: float,
     earlier_hours: float = 0.0,
+    report: Path | None = None,
 ) -> Summary:
     """The study as it stands.
 
@@ -108,6 +113,7 @@ def summarise(
         command: What continues the study.
         hours: How long the session took.
         earlier_hours: How long those before it took.
+        report: Where its figures lie, if they were made.
     """
     spec = study.spec
     trials = sorted(study.trials.values(), key=lambda trial: trial.number)
@@ -124,6 +130,9 @@ def summarise(
         findings=tuple(
             _finding(spec, trial, folder) for trial in ranking.pareto_set(trials, spec.rank_by)
         ),
+        settings=tuple(
+            over_seeds(trials, spec.replicated, (*spec.rank_by, ACTIVE_UNITS, "latent/kl"))
+        ),
         groups=tuple(_groups(trials)),
         unfinished={t.number: t.last_epoch for t in trials if t.state is State.UNFINISHED},
         epochs=spec.base.training.epochs,
@@ -135,6 +144,7 @@ def summarise(
         tracking_uri=without_password(tracking_uri),
         open_command=open_command(without_password(tracking_uri)),
         continue_command=None if study.is_complete else command,
+        report=None if report is None else report.absolute(),
     )
 
 
@@ -158,6 +168,7 @@ def _finding(spec: StudySpec, trial: Trial, folder: Path) -> Finding:
     return Finding(
         number=trial.number,
         setting=trial.setting,
+        replicate=trial.replicate,
         params=searched(spec, trial.config),
         config=dict(trial.config),
         epoch=last.epoch,

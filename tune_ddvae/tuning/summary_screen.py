@@ -43,9 +43,12 @@ def _parts(summary: Summary) -> Iterator[RenderableType]:
     yield _place("folder", summary.folder)
     yield _place("record", summary.record)
     yield _place("tracking", summary.tracking_uri)
-    if summary.findings:
+    if summary.report is not None:
+        yield _place("report", summary.report)
+    shown = () if summary.settings else summary.findings
+    if shown:
         yield Text("  checkpoints of the last epoch")
-    for finding in summary.findings:
+    for finding in shown:
         yield _place(f"  trial {finding.number}", finding.checkpoint or "none is left")
     yield Text()
     yield Text("Look at it", style="bold")
@@ -84,6 +87,15 @@ def _found(summary: Summary) -> Iterator[RenderableType]:
     if not summary.findings:
         yield Text("Nothing to rank", style="bold")
         yield Text(_nothing_text(summary))
+        yield Text()
+        return
+    if summary.settings:
+        yield Text(f"Settings over their seeds, ranked by {ranked}", style="bold")
+        yield Text(
+            f"Means at epoch {summary.epochs} on the {summary.measured_on} set, with two standard "
+            "errors of the mean; none where there is but one seed."
+        )
+        yield _over_seeds(summary)
         yield Text()
         return
     if len(summary.rank_by) == 1:
@@ -188,6 +200,22 @@ def _values(summary: Summary) -> _Findings:
             if metric == beside:
                 active = finding.active_units
                 cells.append("absent" if active is None else str(active))
+        rows.append(cells)
+    return _Findings(headings, rows)
+
+
+def _over_seeds(summary: Summary) -> _Findings:
+    metrics = list(dict.fromkeys(key for scores in summary.settings for key in scores.spreads))
+    names = short_names(metrics)
+    headings = [SETTING, "seeds", *(names[key].replace("_", "\n", 1) for key in metrics)]
+    rows = []
+    for scores in summary.settings:
+        cells = [scores.name, str(scores.num_seeds)]
+        for key in metrics:
+            found = scores.spreads.get(key)
+            cells.append("absent" if found is None else figure(found.mean))
+            if found is not None and found.two_standard_errors is not None:
+                cells[-1] += f" ± {figure(found.two_standard_errors)}"
         rows.append(cells)
     return _Findings(headings, rows)
 

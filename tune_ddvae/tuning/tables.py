@@ -37,6 +37,7 @@ TRIALS = Table(
     Column("config", Text, nullable=False),
     Column("params", Text),  # null: outside the search space
     Column("setting", String(256)),
+    Column("replicate", Integer),
     Column("state", String(32), nullable=False),
     Column("reason", Text, nullable=False, default=""),
     Column("rank_values", Text),
@@ -73,7 +74,7 @@ SESSIONS = Table(  # one per driver: what --hours has used up
     Column("seen", Float, nullable=False),
     Column("host", String(256), nullable=False),
     Column("pid", Integer, nullable=False),
-    Column("ended_as", String(64), nullable=False, default=""),
+    Column("ended_as", Text, nullable=False, default=""),
 )
 SENT = Table(  # what a tracking server is known to hold; number -1 is the parent run
     "ddvae_sent",
@@ -162,6 +163,7 @@ def trial_from(row: Any) -> Trial:
         config=mapping_from(row.config),
         params=None if row.params is None else mapping_from(row.params),
         setting=row.setting,
+        replicate=row.replicate,
         state=State(row.state),
         reason=row.reason,
         values=None if row.rank_values is None else tuple(json.loads(row.rank_values)),

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from tune_ddvae.config import Value
-from tune_ddvae.tuning.record import Record
+from tune_ddvae.tuning.ledger import Ledger
 from tune_ddvae.tuning.tracking_backlog import Summary
 from tune_ddvae.tuning.tracking_check import absolute_uri, check_tracking, default_tracking_uri
 from tune_ddvae.tuning.tracking_client import plain_message
@@ -38,7 +38,7 @@ class Tracker:
 
     def __init__(
         self,
-        record: Record,
+        record: Ledger,
         uri: str,
         experiment: str,
         notes: Callable[[str], None],
@@ -69,6 +69,7 @@ class Tracker:
             extra=extra,
             may_go_on=lambda: not self._abandoned.is_set(),
         )
+        self._sender.note_address()
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
         self._thread.start()
 

@@ -12,8 +12,17 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, Select, and_, func, or_, select
 
-from tune_ddvae.tuning.record import Record
-from tune_ddvae.tuning.tables import CHECKPOINTS, ROWS, SENT, STUDIES, TRIALS, row_from, trial_from
+from tune_ddvae.tuning.ledger import Ledger
+from tune_ddvae.tuning.tables import (
+    CHECKPOINTS,
+    ROWS,
+    SENT,
+    SESSIONS,
+    STUDIES,
+    TRIALS,
+    row_from,
+    trial_from,
+)
 from tune_ddvae.tuning.tracking_names import shortened, without_password
 from tune_ddvae.tuning.trials import Checkpoint, Row, State, Trial
 
@@ -72,6 +81,8 @@ class Summary:
     runs_left: int  # runs that do not look as they should yet, the study's own included
     artifacts_left: int  # config.json and the like that could not be stored
     error: str = ""  # what kept them from being sent
+    rows_sent: int = 0  # evaluations, in this session
+    runs_sent: int = 0  # described or closed in it, the study's own included
 
     @property
     def is_whole(self) -> bool:
@@ -95,10 +106,16 @@ class Summary:
         )
 
 
+def addresses(record: Ledger) -> list[str]:
+    """Every tracking address that the study was ever shown at, without passwords."""
+    query = select(SENT.c.tracking).where(SENT.c.study_id == record.study_id).distinct()
+    return sorted(str(row.tracking) for row in record.read(query))
+
+
 class Backlog:
     """Reads one study's record and marks for one tracking address."""
 
-    def __init__(self, record: Record, uri: str) -> None:
+    def __init__(self, record: Ledger, uri: str) -> None:
         self._record = record
         self._key = shortened(without_password(uri), LONGEST_KEY)
         (row,) = self._read(select(STUDIES).where(STUDIES.c.study_id == record.study_id))
@@ -109,6 +126,15 @@ class Backlog:
     def flush(self) -> None:
         """Return once every mark set so far can be read; raise what the record failed with."""
         self._record.flush()
+
+    def check_held(self) -> None:
+        """Raise if the study may be another's by now."""
+        self._record.check_held()
+
+    def note_address(self) -> None:
+        """Let the record know of this address before it holds anything."""
+        if STUDY not in self.marks():
+            self.set_mark(STUDY, Mark())
 
     def set_mark(self, number: int, mark: Mark) -> None:
         """Queue a mark."""
@@ -194,6 +220,16 @@ class Backlog:
             CHECKPOINTS.c.study_id == self.study.study_id, CHECKPOINTS.c.number == number
         )
         return [Checkpoint(row.epoch, row.path) for row in self._read(query)]
+
+    def ending(self) -> str | None:
+        """How the last driver said it ended: nothing if it was killed; None if there was none."""
+        query = (
+            select(SESSIONS.c.ended_as)
+            .where(SESSIONS.c.study_id == self.study.study_id)
+            .order_by(SESSIONS.c.started.desc())
+            .limit(1)
+        )
+        return next((str(row.ended_as) for row in self._read(query)), None)
 
     def trials(self) -> list[Trial]:
         """All trials without their evaluations, in order of number."""

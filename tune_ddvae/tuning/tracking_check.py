@@ -49,6 +49,17 @@ def check_tracking(uri: str, experiment: str) -> list[str]:
         TrackingError: A folder, an unknown kind of address, a file that is no database or one of
             another MLflow version, or a deleted experiment of that name; says what would do.
     """
+    return _ask(absolute_uri(uri), experiment) if check_address(uri) else []
+
+
+def check_address(uri: str) -> bool:
+    """Refuse an address that cannot work; whether there may be something behind it.
+
+    Only an SQLite file can be known not to exist yet; a server is not asked.
+
+    Raises:
+        TrackingError: A folder, an unknown kind of address, or a file that is no database.
+    """
     scheme = urlsplit(uri).scheme.partition("+")[0].lower()
     if scheme in ("", "file"):
         folder = Path(urlsplit(uri).path if scheme else uri).expanduser().absolute()
@@ -61,9 +72,7 @@ def check_tracking(uri: str, experiment: str) -> list[str]:
             f"a tracking address must begin with {', '.join(f'{known}://' for known in SCHEMES)}, "
             f"got {without_password(uri)!r}"
         )
-    if scheme == "sqlite" and not _is_database(uri):
-        return []
-    return _ask(absolute_uri(uri), experiment)
+    return scheme != "sqlite" or _is_database(uri)
 
 
 def _is_database(uri: str) -> bool:

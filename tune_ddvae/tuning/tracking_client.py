@@ -8,7 +8,8 @@ import logging
 import os
 import shlex
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from tune_ddvae.errors import TrackingError
 from tune_ddvae.tuning import provenance
+from tune_ddvae.tuning.tracking_moved import follow_move
 from tune_ddvae.tuning.tracking_names import (
     OLD_SERVER_LIMIT,
     PARAM_LIMIT,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 ARTIFACTS_FOLDER = "mlartifacts"  # beside an SQLite database
 METRICS_PER_BATCH = 1000  # MLflow's limits for one request
 TAGS_PER_BATCH = 100
+RUNS_PER_PAGE = 1000
 LOCK_S = 60.0  # a fresh database is made in some 4 s
 
 ENVIRONMENT = {  # unless the user has set them
@@ -44,26 +47,57 @@ ENVIRONMENT = {  # unless the user has set them
 }
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A run as MLflow lists it."""
+
+    run_id: str
+    status: str
+    tags: Mapping[str, str]
+
+
 class Server:
     """One experiment at one tracking address."""
 
-    def __init__(self, uri: str, experiment: str) -> None:
+    def __init__(
+        self, uri: str, experiment: str, before_write: Callable[[], None] = lambda: None
+    ) -> None:
         """Connect; make the database and the experiment where there is none yet.
+
+        Args:
+            uri: Tracking address.
+            experiment: Its name.
+            before_write: Called before anything is written to a run; may raise.
 
         Raises:
             TrackingError: The experiment was deleted; says how to get it back.
             Exception: Whatever keeps MLflow from answering.
         """
+        self._before_write = before_write
         self._client = open_client(uri)
         self.experiment_id = self._open_experiment(uri, experiment)
 
     def find(self, tags: Mapping[str, str]) -> str | None:
         """The oldest run with all these tags."""
+        return next((run.run_id for run in self.runs(tags)), None)
+
+    def runs(self, tags: Mapping[str, str]) -> list[Listed]:
+        """Every run with all these tags that nobody has deleted, oldest first."""
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        runs = self._client.search_runs(
-            [self.experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"]
-        )
-        return str(runs[0].info.run_id) if runs else None
+        found: list[Listed] = []
+        page: str | None = None
+        while True:
+            runs = self._client.search_runs(
+                [self.experiment_id],
+                query,
+                max_results=RUNS_PER_PAGE,
+                order_by=["attributes.start_time ASC"],
+                page_token=page,
+            )
+            found += [Listed(run.info.run_id, run.info.status, run.data.tags) for run in runs]
+            page = runs.token
+            if not page:
+                return found
 
     def holds(self, run_id: str) -> bool:
         """Whether the run is there, in this experiment and not deleted."""
@@ -77,6 +111,7 @@ class Server:
 
     def create(self, name: str, tags: Mapping[str, str], started: float) -> str:
         """A new running run; ``started`` in seconds since 1970."""
+        self._before_write()
         run = self._client.create_run(
             self.experiment_id,
             start_time=round(started * 1000),
@@ -84,6 +119,14 @@ class Server:
             run_name=shortened(name, RUN_NAME_LIMIT),
         )
         return str(run.info.run_id)
+
+    def delete(self, run_id: str) -> None:
+        """Put the run where MLflow keeps what was deleted; one that is gone already stays so."""
+        try:
+            self._client.delete_run(run_id)
+        except Exception:
+            if self.holds(run_id):
+                raise
 
     def log(
         self,
@@ -107,6 +150,7 @@ class Server:
 
     def set_status(self, run_id: str, status: str, ended: float | None) -> None:
         """Close the run, or open it again; ``ended`` in seconds since 1970."""
+        self._before_write()
         if status == RUNNING:
             self._client.update_run(run_id, status=RUNNING)
         else:
@@ -115,7 +159,13 @@ class Server:
 
     def store(self, run_id: str, name: str, text: str) -> None:
         """Keep a text as an artifact of the run."""
+        self._before_write()
         self._client.log_text(run_id, text, name)
+
+    def store_file(self, run_id: str, file: Path, folder: str) -> None:
+        """Keep a file as an artifact of the run, in a folder of its artifacts."""
+        self._before_write()
+        self._client.log_artifact(run_id, str(file), folder)
 
     def _log(
         self,
@@ -144,6 +194,7 @@ class Server:
             else [*_portions(texts, TAGS_PER_BATCH), *_portions(metrics, METRICS_PER_BATCH)]
         )
         for portion in portions:
+            self._before_write()
             self._client.log_batch(
                 run_id,
                 metrics=[entity for entity in portion if isinstance(entity, Metric)],
@@ -199,6 +250,7 @@ def open_client(uri: str) -> "MlflowClient":
     except (NotImplementedError, OSError) as error:  # a file system without locks, or read-only
         logging.getLogger(__name__).debug("no lock beside %s: %s", path, error)
     try:
+        follow_move(path, ARTIFACTS_FOLDER)
         return client_class(tracking_uri=uri)
     finally:
         lock.release()

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from tune_ddvae.config import Value
-from tune_ddvae.errors import TrackingError
+from tune_ddvae.errors import StudyLockedError, TrackingError
 from tune_ddvae.tuning import tracking_view as view
-from tune_ddvae.tuning.record import Record
+from tune_ddvae.tuning.ledger import Ledger
 from tune_ddvae.tuning.tracking_backlog import (
     NO_ARTIFACT,
     STUDY,
@@ -28,6 +28,7 @@ from tune_ddvae.tuning.tracking_client import (
     is_refusal,
     plain_message,
 )
+from tune_ddvae.tuning.tracking_inspection import inspect
 from tune_ddvae.tuning.tracking_names import without_password
 from tune_ddvae.tuning.tracking_view import Outcome
 from tune_ddvae.tuning.trials import Row, Trial
@@ -38,20 +39,23 @@ class Sender:
 
     def __init__(
         self,
-        record: Record,
+        record: Ledger,
         uri: str,
         experiment: str,
         *,
         notes: Callable[[str], None] = lambda _: None,
         extra: Mapping[str, Value] | None = None,
         may_go_on: Callable[[], bool] = lambda: True,
+        restores: bool = False,  # runs that somebody deleted are made again, too
     ) -> None:
         self.address = without_password(uri)
         self.rows_sent = 0
+        self.runs_sent: set[int] = set()  # numbers of the runs that were described or closed
         self._uri = absolute_uri(uri)
         self._experiment = experiment
         self._notes = notes
         self._may_go_on = may_go_on
+        self._restores = restores
         self._backlog = Backlog(record, self._uri)
         self._server: Server | None = None
         self._refused: set[int] = set()  # trials that the server will not take, whatever we do
@@ -59,6 +63,10 @@ class Sender:
         study = self._backlog.study
         self._study_tags = view.study_tags(study.name, study.identity, study.about, extra or {})
         self._rank_by = view.rank_by_of(study.identity)
+
+    def note_address(self) -> None:
+        """Let the record know of the address, before anything is there: ``sync`` looks for it."""
+        self._backlog.note_address()
 
     def send(self, outcome: Outcome | None, reason: str = "") -> None:
         """Send what the record holds beyond the marks.
@@ -79,6 +87,7 @@ class Sender:
                     self._send_or_refuse(server, parent, due, outcome)
             if outcome is not None:
                 self._close_study(server, parent, outcome, reason)
+                self._put_right(server, outcome, reason)
         except Exception:
             self._server = None  # look again at what is there before going on
             raise
@@ -102,12 +111,14 @@ class Sender:
             runs_left=len(runs) + (not shown),
             artifacts_left=sum(mark.lacks_artifact for mark in marks.values()),
             error=error,
+            rows_sent=self.rows_sent,
+            runs_sent=len(self.runs_sent),
         )
 
     # -- the study's run ----------------------------------------------------------------------
 
     def _connect(self) -> Server:
-        server = Server(self._uri, self._experiment)
+        server = Server(self._uri, self._experiment, self._backlog.check_held)
         marks = self._backlog.marks()
         study = marks.get(STUDY, Mark())
         if study.run_id and not server.holds(study.run_id):
@@ -115,7 +126,19 @@ class Sender:
             for number in marks:
                 self._backlog.set_mark(number, Mark())
             self._backlog.flush()
+        elif study.run_id:
+            inspect(server, self._backlog, restores=self._restores)
         return server
+
+    def _put_right(self, server: Server, outcome: Outcome, reason: str) -> None:
+        """Look at what is there once all has been said, and mend what is not as it should be."""
+        if not inspect(server, self._backlog):
+            return
+        parent = self._open_study(server, is_live=False)
+        for due in self._backlog.due():
+            if due.trial.number not in self._refused:
+                self._send_or_refuse(server, parent, due, outcome)
+        self._close_study(server, parent, outcome, reason)
 
     def _open_study(self, server: Server, *, is_live: bool) -> str:
         """Id of the study's run: found or made, described, and running while the driver lives."""
@@ -123,7 +146,7 @@ class Sender:
         identity = view.study_identity(study.study_id)
         if not mark.run_id:
             found = server.find(identity)
-            mark = Mark(found or server.create(study.name, identity, study.created))
+            mark = Mark(found or self._made(server, study.name, identity, study.created))
             self._backlog.set_mark(STUDY, mark)
         shown = view.study_view(self._study_tags, None)
         if mark.status and (not is_live or mark.says == shown.mark):
@@ -134,6 +157,7 @@ class Sender:
         server.log(mark.run_id, params=view.study_params(study.identity), tags=shown.tags)
         server.set_status(mark.run_id, shown.status, None)
         self._backlog.set_mark(STUDY, _shown(mark, shown, is_stored))
+        self.runs_sent.add(STUDY)
         return mark.run_id
 
     def _close_study(self, server: Server, run_id: str, outcome: Outcome, reason: str) -> None:
@@ -153,6 +177,7 @@ class Sender:
         server.log(run_id, tags=shown.tags)
         server.set_status(run_id, shown.status, self._backlog.last_moment())
         self._backlog.set_mark(STUDY, _shown(mark, shown, is_stored))
+        self.runs_sent.add(STUDY)
 
     # -- trials' runs -------------------------------------------------------------------------
 
@@ -192,7 +217,8 @@ class Sender:
         tags = {**identity, view.PARENT_TAG: parent} if is_new else {}
         if not mark.run_id:
             started = trial.started or time.time()
-            mark = Mark(found or server.create(view.trial_name(trial), tags, started))
+            made = found or self._made(server, view.trial_name(trial), identity, started, tags)
+            mark = Mark(made)
             self._backlog.set_mark(trial.number, mark)
         if changes and not shown.is_end:
             tags |= shown.tags
@@ -206,9 +232,10 @@ class Sender:
             server.set_status(mark.run_id, shown.status, None)
         is_stored = not mark.lacks_artifact
         if needs_artifact:
-            is_stored = self._store(server, mark.run_id, "config.json", trial.config)
+            is_stored = self._store(server, mark.run_id, view.CONFIG_ARTIFACT, trial.config)
         if changes or needs_artifact:
             self._backlog.set_mark(trial.number, _shown(mark, shown, is_stored))
+            self.runs_sent.add(trial.number)
 
     def _send_rows(self, server: Server, trial: Trial, mark: Mark) -> Mark:
         """Send the rows beyond the mark, which moves with every portion that was taken."""
@@ -233,6 +260,32 @@ class Sender:
 
     # -- inside -------------------------------------------------------------------------------
 
+    def _made(
+        self,
+        server: Server,
+        name: str,
+        identity: Mapping[str, str],
+        started: float,
+        tags: Mapping[str, str] | None = None,
+    ) -> str:
+        """A new run, and the only one of its identity.
+
+        Another may have been made while ours was: by a driver that goes on in our place because we
+        were frozen, or by a request of our own that was believed lost. Who holds the record keeps his.
+        """
+        made = server.create(name, {**identity, **(tags or {})}, started)
+        others = [run.run_id for run in server.runs(identity) if run.run_id != made]
+        if others:
+            try:
+                self._backlog.check_held()
+            except StudyLockedError:
+                server.delete(made)
+                raise
+            for other in others:
+                server.delete(other)
+        self._backlog.check_held()  # else the other driver has found ours
+        return made
+
     def _store(self, server: Server, run_id: str, name: str, facts: Mapping[str, object]) -> bool:
         """Store an artifact; where that fails metrics go on all the same, and it is said once."""
         if self._artifacts_fail:
@@ -255,13 +308,14 @@ class Sender:
 
 
 def sync(
-    record: Record,
+    record: Ledger,
     uri: str,
     experiment: str,
     *,
     outcome: Outcome | None,
     reason: str = "",
     notes: Callable[[str], None] = lambda _: None,
+    restores: bool = False,
 ) -> Summary:
     """Bring MLflow up to where the record is, once; what goes wrong there is in the summary.
 
@@ -272,11 +326,15 @@ def sync(
         outcome: How the study stands; None only while a driver trains it, and runs stay open.
         reason: Why the study ended, for its run.
         notes: Takes lines for the person watching.
+        restores: Whether runs that somebody deleted in MLflow are made again.
 
     Raises:
         Exception: What the record itself failed with.
     """
-    sender = Sender(record, uri, experiment, notes=notes)
+    # The record knows the first start's command; a run that was described before shows the latest.
+    known = Backlog(record, absolute_uri(uri)).study_mark().status
+    extra: dict[str, Value] = {"command": ""} if known else {}
+    sender = Sender(record, uri, experiment, notes=notes, extra=extra, restores=restores)
     error = ""
     try:
         sender.send(outcome, reason)

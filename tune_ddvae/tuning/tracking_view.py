@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ ROLE_TAG = "tune_ddvae.role"  # "study" or "trial"
 TRIAL_TAG = "tune_ddvae.trial"  # a trial's number
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"
+FOLDER_TAG = "folder"  # on a study's run: what its trials' checkpoint paths are relative to
+CONFIG_ARTIFACT = "config.json"  # a trial's whole configuration, unshortened
 
 RUNNING, FINISHED, KILLED, FAILED = "RUNNING", "FINISHED", "KILLED", "FAILED"  # MLflow's own words
 
@@ -38,6 +41,7 @@ _TRIAL_STATUS = {
     State.FAILED: FAILED,
 }
 _STUDY_STATUS = {Outcome.COMPLETE: FINISHED, Outcome.FAILED: FAILED}
+_STATUS_OF_WORD = {"running": RUNNING, State.COMPLETE: FINISHED, State.FAILED: FAILED}
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class View:
 
 def trial_name(trial: Trial) -> str:
     """What the trial's run is called."""
-    return f"trial {trial.number}" + (f": {trial.setting}" if trial.setting else "")
+    named = f"trial {trial.number}" + (f": {trial.setting}" if trial.setting else "")
+    return named if trial.replicate is None else f"{named}, replicate {trial.replicate}"
 
 
 def trial_identity(study_id: str, number: int) -> dict[str, str]:
@@ -91,6 +96,8 @@ def trial_view(trial: Trial, outcome: Outcome | None) -> View:
     tags["losses"] = str(trial.losses)
     if trial.setting:
         tags["setting"] = trial.setting
+    if trial.replicate is not None:
+        tags["replicate"] = str(trial.replicate)
     if trial.reason:
         tags["reason"] = trial.reason
     if trial.state is not State.UNFINISHED:
@@ -148,6 +155,7 @@ def trial_ending(
         return tags, []
     last = trial.rows[trial.last_epoch]
     tags["last_epoch"] = str(last.epoch)
+    tags |= _checkpoint_tag("last_checkpoint", trial, last.epoch)
     if metric in last.metrics:
         tags["last_value"] = repr(last.metrics[metric])
     epoch = ranking.best_epoch(trial, metric, direction)
@@ -159,9 +167,7 @@ def trial_ending(
         "best_epoch": str(epoch),
         "best_value": repr(best.metrics[metric]),
     }
-    kept = [mark.path for mark in trial.checkpoints if mark.epoch == epoch]
-    if kept:
-        tags["best_checkpoint"] = kept[-1]
+    tags |= _checkpoint_tag("best_checkpoint", trial, epoch)
     # An interrupted trial may still find a better epoch, and a point cannot be taken back.
     is_final = trial.state is not State.UNFINISHED
     point = Point(f"best/{metric}", best.metrics[metric], round(best.time * 1000), epoch)
@@ -270,6 +276,12 @@ def study_result(
     return tags, result
 
 
+def shown_by(mark: str) -> tuple[str, str]:
+    """The word and MLflow's status that a run shows which was described as this mark says."""
+    word = re.sub(r" [0-9a-f]{8}$", "", mark)
+    return word, _STATUS_OF_WORD.get(word, KILLED)
+
+
 # -- inside ---------------------------------------------------------------------------------------
 
 
@@ -277,6 +289,12 @@ def _marked(status: str, tags: Mapping[str, str], word: str) -> View:
     tags = {**tags, "state": word}
     digest = zlib.crc32(json.dumps(tags, sort_keys=True).encode())
     return View(status, tags, f"{word} {digest:08x}")
+
+
+def _checkpoint_tag(key: str, trial: Trial, epoch: int) -> dict[str, str]:
+    """Where the epoch's checkpoint is kept, relative to the study's folder."""
+    kept = [mark.path for mark in trial.checkpoints if mark.epoch == epoch]
+    return {key: kept[-1]} if kept else {}
 
 
 def _range_text(distribution: Mapping[str, Any]) -> str:

@@ -114,13 +114,13 @@ def _param_cells(
     has_settings = any(trial.setting for trial in trials)
     cells = [[*(["setting"] if has_settings else []), *(names[key] for key in spec.space)]]
     for trial in trials:
-        setting = [trial.setting or ""] if has_settings else []
+        setting = [trial.label] if has_settings else []
         cells.append([*setting, *_params(spec, names, trial.config)])
     if _needed(cells) <= width:
         return cells
     if width < len(JOINED):
         return [[] for _ in cells]
-    joined = [trial.setting or params_text(spec, trial.config) for trial in trials]
+    joined = [trial.label or params_text(spec, trial.config) for trial in trials]
     return [[JOINED], *([_cut(text, width)] for text in joined)]
 
 

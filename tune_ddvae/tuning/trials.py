@@ -54,6 +54,7 @@ class Trial:
     config: Mapping[str, Value]  # flat, whole
     params: Mapping[str, Value] | None  # None: outside the search space, so no sampler sees it
     setting: str | None = None  # name of the published setting, if it is one
+    replicate: int | None = None  # which of the setting's seeds, where several are trained
     state: State = State.UNFINISHED
     reason: str = ""
     values: tuple[float, ...] | None = None  # of rank_by, at COMPLETE
@@ -70,9 +71,21 @@ class Trial:
         return int(self.config["training/seed"] or 0)
 
     @property
+    def label(self) -> str:
+        """What a published setting's trial is called; nothing for one that the sampler proposed."""
+        if self.setting is None or self.replicate is None:
+            return self.setting or ""
+        return f"{self.setting}, seed {self.replicate}"
+
+    @property
     def last_epoch(self) -> int:
         """Newest recorded epoch; 0 before the first evaluation."""
         return max(self.rows, default=0)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was trained to the last epoch, collapsed there or not."""
+        return self.last_epoch == self.config["training/epochs"]
 
     @property
     def latest_row(self) -> Row | None:
@@ -92,6 +105,7 @@ class Assignment:
     data_dir: str | None
     num_cpus: float
     stall_s: float
+    rungs: tuple[int, ...] = ()  # where expensive metrics are due
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,24 @@ import faulthandler
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import tune_ddvae
 from tune_ddvae.config import TrialConfig, Value, from_flat
 from tune_ddvae.data import load
-from tune_ddvae.errors import CheckpointError, DdvaeError
+from tune_ddvae.errors import CheckpointError, DdvaeError, StorageFullError
 from tune_ddvae.training import checkpoint
 from tune_ddvae.training.device import choose_device, set_threads
 from tune_ddvae.training.trainer import Trainer
+from tune_ddvae.tuning import disk
+from tune_ddvae.tuning.last_words import LastWords
+from tune_ddvae.tuning.storage import TRIALS_FOLDER, attempt_name
 from tune_ddvae.tuning.trials import Assignment, Report
 
 
@@ -33,20 +38,28 @@ class Worker:
         self._error: Exception | None = None
         self._notes: tuple[str, ...] = ()
         self._facts: dict[str, Value] = {}
+        self._last_words = LastWords()
 
     def assign(self, assignment: Assignment) -> None:
         """Build everything anew for this assignment and go on from its last intact checkpoint."""
         self._trainer, self._error, self._notes, self._epoch = None, None, (), 0
-        watchdog = Watchdog(assignment.stall_s)
+        name = attempt_name(assignment.number, assignment.attempt)
+        self._last_words.open(Path(assignment.storage) / TRIALS_FOLDER / name)
+        watchdog = Watchdog(assignment.stall_s, self._last_words.handle)
         try:
             watchdog()
             threads = set_threads(assignment.num_cpus)
             config = from_flat(assignment.config)
             device = choose_device()
-            self._facts = _facts(config, device, threads)
+            self._facts = training_facts(config, device, threads)
             data_dir = None if assignment.data_dir is None else Path(assignment.data_dir)
             dataset = load(config.data, data_dir)
-            build = partial(Trainer, config, dataset, device, on_batch=watchdog)
+            self._facts["data"] = dataset.checksum
+            if dataset.origin:
+                self._facts["data_origin"] = dataset.origin
+            build = partial(
+                Trainer, config, dataset, device, on_batch=watchdog, rungs=assignment.rungs
+            )
             self._trainer = self._continued(build, assignment)
             self._epoch = self._trainer.epoch
         except Exception as error:  # noqa: BLE001 - reported by the next step
@@ -67,18 +80,19 @@ class Worker:
                     epoch=result.epoch,
                     metrics=result.metrics,
                     absent=result.absent,
-                    facts=self._facts,
+                    facts={**self._facts, **protocol_facts(result.facts)},
                     notes=self._notes,
                     is_last=self._trainer.is_done,
                 )
             finally:
                 faulthandler.cancel_dump_traceback_later()
         problem = self._error or RuntimeError("step was called before any assignment")
+        kind = StorageFullError if disk.is_full(problem) else type(problem)
         return Report(
             epoch=self._epoch,
             facts=self._facts,
             notes=self._notes,
-            error_kind=type(problem).__name__,
+            error_kind=kind.__name__,
             error=_described(problem),
             is_last=True,
         )
@@ -91,8 +105,9 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - reported by the next step
                 self._error = error
         if self._error is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "no-checkpoint.txt").write_text(_described(self._error), encoding="utf-8")
+            with suppress(OSError):  # where the disk is full
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "no-checkpoint.txt").write_text(_described(self._error), encoding="utf-8")
 
     def _continued(self, build: Callable[[], Trainer], assignment: Assignment) -> Trainer:
         """A trainer that goes on from the newest intact checkpoint, or from the start."""
@@ -114,8 +129,9 @@ class Watchdog:
     Not by the step: a full epoch may take half an hour.
     """
 
-    def __init__(self, stall_s: float) -> None:
+    def __init__(self, stall_s: float, handle: int = 2) -> None:
         self._stall_s = stall_s
+        self._handle = handle  # where it says what was being done
         self._armed = 0.0
 
     def __call__(self) -> None:
@@ -123,7 +139,7 @@ class Watchdog:
         now = time.monotonic()
         if now - self._armed >= 1.0:
             self._armed = now
-            faulthandler.dump_traceback_later(self._stall_s, exit=True)
+            faulthandler.dump_traceback_later(self._stall_s, exit=True, file=self._handle)
 
     def rest(self) -> None:
         """Stop watching until the next call."""
@@ -131,8 +147,8 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _facts(config: TrialConfig, device: torch.device, threads: int) -> dict[str, Value]:
-    """What this trial really runs with, as a colleague would want to read it."""
+def training_facts(config: TrialConfig, device: torch.device, threads: int) -> dict[str, Value]:
+    """What this training really runs with, as a colleague would want to read it."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "device": str(device),
@@ -146,6 +162,16 @@ def _facts(config: TrialConfig, device: torch.device, threads: int) -> dict[str,
         "likelihood": config.likelihood.kind,
         "seed": config.training.seed,
         "measured_on": "validation" if config.has_validation else "test",
+    }
+
+
+def protocol_facts(facts: Mapping[str, Any]) -> dict[str, Value]:
+    """How each score was measured, as one line beside it."""
+    return {
+        f"protocol/{name}": ", ".join(f"{key} {value}" for key, value in fact.items())
+        if isinstance(fact, Mapping)
+        else str(fact)
+        for name, fact in facts.items()
     }
 
 

@@ -1,0 +1,133 @@
+"""MLflow is killed, frozen, locked, shared by two, or away for the whole study."""
+
+import contextlib
+import signal
+import sqlite3
+import time
+
+import pytest
+
+from tests.faults.stricken import Stricken, await_so
+from tests.faults.tally import unlike_the_record
+from tests.mlflow_server import Server
+from tests.studies import ended
+from tune_ddvae import exit_codes
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+RESTARTS, FREEZES = 5, 2
+FROZEN_S = 14.0  # longer than a request is waited for
+LOCKED_S = 20.0
+
+
+@pytest.fixture
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def kill_and_restart(study: Stricken, driver, server: Server) -> None:
+    assert study.await_moment(driver)
+    server.kill()
+    study.faults["server killed"] += 1
+    server.start()
+
+
+def freeze(study: Stricken, driver, server: Server) -> None:
+    assert study.await_moment(driver)
+    server.send(signal.SIGSTOP)
+    time.sleep(FROZEN_S)  # the fault itself
+    server.send(signal.SIGCONT)
+    study.faults["server frozen"] += 1
+
+
+@pytest.mark.parametrize("strike", [kill_and_restart, freeze])
+def test_a_server_that_fails_again_and_again_gets_everything_once(
+    strike, workplace, undisturbed, tally, ray_address, server
+):
+    times = RESTARTS if strike is kill_and_restart else FREEZES
+    words = ("--address", ray_address, "--tracking-uri", server.address)
+    number = 0
+    studies = []
+    while sum(study.faults.total() for study in studies) < times:
+        number += 1
+        study = Stricken(workplace, *words, seed=40 + number, name=f"study-{number}")
+        studies.append(study)
+        with study.driving() as driver:
+            while sum(one.faults.total() for one in studies) < times:
+                if study.num_rows() > undisturbed.num_rows - 20:
+                    break
+                strike(study, driver, server)
+            done = ended(driver, 300)
+        assert done.returncode == exit_codes.COMPLETE, done.stderr
+        synced = study.sync()
+        assert synced.returncode == exit_codes.COMPLETE, synced.stdout + synced.stderr
+        study.judge(tally, undisturbed, server.address)
+
+
+def test_a_tracking_database_locked_for_long_gets_everything_once(
+    workplace, undisturbed, tally, ray_address
+):
+    study = Stricken(workplace, "--address", ray_address, seed=50)
+    with study.driving() as driver:
+        assert study.await_rows(driver, 10)
+        database = sqlite3.connect(workplace / "studies" / "mlflow.db", isolation_level=None)
+        assert await_so(driver, lambda: _is_ours(database))
+        time.sleep(LOCKED_S)  # the fault itself
+        database.close()
+        study.faults["MLflow's database locked"] += 1
+        done = ended(driver, 300)
+    assert done.returncode == exit_codes.COMPLETE, done.stderr
+    assert study.sync().returncode == exit_codes.COMPLETE
+    study.judge(tally, undisturbed)
+
+
+def _is_ours(database: sqlite3.Connection) -> bool:
+    try:
+        database.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError:
+        return False
+    return True
+
+
+def test_a_study_whose_server_was_never_there_is_shown_whole_by_sync(
+    workplace, undisturbed, tally, ray_address, tmp_path_factory
+):
+    server = Server(tmp_path_factory.mktemp("server"))
+    words = ("--address", ray_address, "--tracking-uri", server.address)
+    study = Stricken(workplace, *words, seed=51)
+    done = study.finish()
+    assert f"warning: MLflow at {server.address}, experiment tiny is behind" in done.stdout
+    study.faults["no server at all"] += 1
+    server.start()
+    try:
+        synced = study.sync()
+        assert synced.returncode == exit_codes.COMPLETE, synced.stdout + synced.stderr
+        study.judge(tally, undisturbed, server.address)
+        again = study.sync()
+        assert again.stdout.startswith("sent 0 evaluations")
+        assert unlike_the_record(workplace, "tiny", "tiny", server.address) == []
+    finally:
+        server.kill()
+
+
+def test_two_studies_started_together_share_one_new_tracking_file(
+    workplace, undisturbed, tally, ray_address
+):
+    (workplace / "studies" / "mlflow.db").unlink()
+    studies = [
+        Stricken(workplace, "--address", ray_address, seed=60 + number, name=f"twin-{number}")
+        for number in range(2)
+    ]
+    with contextlib.ExitStack() as stack:
+        drivers = [stack.enter_context(study.driving()) for study in studies]
+        for driver in drivers:
+            done = ended(driver, 300)
+            assert done.returncode == exit_codes.COMPLETE, done.stderr
+    for study in studies:
+        study.faults["started with another"] += 1
+        study.judge(tally, undisturbed)

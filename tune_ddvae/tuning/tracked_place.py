@@ -1,0 +1,58 @@
+"""Where the checkpoints of a tracked trial lie, by the tags of its run and its study's."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tune_ddvae.analysis.model import Found, find_checkpoints
+from tune_ddvae.tuning.storage import TRIALS_FOLDER, slug
+from tune_ddvae.tuning.tracking_client import sqlite_path
+from tune_ddvae.tuning.tracking_view import FOLDER_TAG, TRIAL_TAG
+
+_REPEATED = ("best/", "analysis/")  # points that are no measurement of training's own
+
+
+def last_epoch_of(history: Mapping[str, Mapping[int, float]]) -> int:
+    """Newest epoch that training measured anything at; 0 if there is none."""
+    own = (values for key, values in history.items() if not key.startswith(_REPEATED))
+    return max((epoch for values in own for epoch in values), default=0)
+
+
+def folder_of(uri: str, tags: Mapping[str, str], storage: Path | None) -> Path | None:
+    """Where checkpoints lie: as asked, else as tagged, else beside the database of a moved storage.
+
+    Args:
+        uri: Tracking address, absolute.
+        tags: Of the trial's run, and of its study's where there is one.
+        storage: The studies' storage as asked for.
+
+    Returns:
+        A folder that need not be there; None where nothing says which.
+    """
+    study = tags.get("study")
+    if storage is not None and study is not None:
+        return storage.expanduser().absolute() / slug(study)
+    tagged = Path(tags[FOLDER_TAG]) if FOLDER_TAG in tags else None
+    database = sqlite_path(uri)
+    if (tagged is None or not tagged.is_dir()) and database is not None and study is not None:
+        beside = database.parent / slug(study)
+        return beside if beside.is_dir() else tagged
+    return tagged
+
+
+def found_in(folder: Path | None, tags: Mapping[str, str], last_epoch: int) -> Found:
+    """The trial's checkpoints in the folder, of epochs that are recorded; none where it is not there.
+
+    Args:
+        folder: Of its study, or of its own training.
+        tags: Of its run.
+        last_epoch: Newest recorded.
+    """
+    if folder is None or not folder.is_dir():
+        return Found()
+    number = tags.get(TRIAL_TAG, "")
+    is_of_study = number.isdecimal()
+    attempts = (folder / TRIALS_FOLDER).glob(f"{int(number):05d}-*") if is_of_study else [folder]
+    found = find_checkpoints(*attempts)
+    # One that is newer than the record belongs to nothing: its epochs are trained again.
+    recorded = {epoch: path for epoch, path in found.by_epoch.items() if epoch <= last_epoch}
+    return Found(recorded, found.problems)
