@@ -64,9 +64,9 @@ def write_tiny(folder: Path, *, trials=15, overrides=None, published=None, first
     return path
 
 
-def command(study, folder: Path, *words: str) -> list[str]:
-    storage = ["--storage", str(folder / "studies")]
-    return [sys.executable, "-m", "tune_ddvae.study", str(study), *storage, *map(str, words)]
+def command(study, folder: Path, *words: str, report: bool = False) -> list[str]:
+    options = ["--storage", str(folder / "studies"), *([] if report else ["--no-report"])]
+    return [sys.executable, "-m", "tune_ddvae.study", str(study), *options, *map(str, words)]
 
 
 def start(study, folder: Path, *words: str, env=None) -> subprocess.Popen:

@@ -60,6 +60,7 @@ with work left, 130 interrupted, 143 terminated."""
     "--only", multiple=True, metavar="SETTING", help="Of the published settings; repeatable."
 )
 @click.option("--no-published", is_flag=True, help="Do not train published settings first.")
+@click.option("--no-report", is_flag=True, help="Draw no figures once it is complete.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result (or plan) as JSON.")
 def main(
     name: str | None,
@@ -86,6 +87,7 @@ def main(
     replicates: int | None,
     only: Sequence[str],
     no_published: bool,
+    no_report: bool,
     as_json: bool,
 ) -> None:
     """Run the study NAME, continue it, or extend it with a larger --trials.
@@ -125,6 +127,7 @@ def main(
         "tracking_uri": tracking_uri,
         "data_dir": data_dir,
         "address": address,
+        "report": not no_report,
         "words": _words(),
     }
     _run(file, spec, options, console, dry_run=dry_run, as_json=as_json)

@@ -31,14 +31,16 @@ def server(tmp_path_factory):
 
 
 def kill_and_restart(study: Stricken, driver, server: Server) -> None:
-    assert study.await_moment(driver)
+    if not study.await_moment(driver):
+        return
     server.kill()
     study.faults["server killed"] += 1
     server.start()
 
 
 def freeze(study: Stricken, driver, server: Server) -> None:
-    assert study.await_moment(driver)
+    if not study.await_moment(driver):
+        return
     server.send(signal.SIGSTOP)
     time.sleep(FROZEN_S)  # the fault itself
     server.send(signal.SIGCONT)
@@ -53,14 +55,12 @@ def test_a_server_that_fails_again_and_again_gets_everything_once(
     words = ("--address", ray_address, "--tracking-uri", server.address)
     number = 0
     studies = []
-    while sum(study.faults.total() for study in studies) < times:
+    while sum(study.faults.total() for study in studies) < times:  # in as many as that takes
         number += 1
         study = Stricken(workplace, *words, seed=40 + number, name=f"study-{number}")
         studies.append(study)
         with study.driving() as driver:
-            while sum(one.faults.total() for one in studies) < times:
-                if study.num_rows() > undisturbed.num_rows - 20:
-                    break
+            while driver.poll() is None and sum(s.faults.total() for s in studies) < times:
                 strike(study, driver, server)
             done = ended(driver, 300)
         assert done.returncode == exit_codes.COMPLETE, done.stderr

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import faulthandler
 import shutil
@@ -34,6 +35,16 @@ def make_assignment(storage: Path, *checkpoints: str, number: int = 0, **changes
         num_cpus=1.0,
         stall_s=600.0,
     )
+
+
+def test_data_other_than_the_studys_are_refused_by_name(tmp_path):
+    worker = Worker()
+    wanted = dataclasses.replace(make_assignment(tmp_path), data_checksum="0" * 64)
+    worker.assign(wanted)
+    report = worker.step()
+    assert report.error_kind == "DataError"
+    assert "digits data on" in report.error
+    assert "study's 0000000000000000" in report.error
 
 
 def numbers(report):

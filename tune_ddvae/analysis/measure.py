@@ -5,9 +5,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from tune_ddvae.analysis.model import TrainedModel
 from tune_ddvae.config import METRICS, TrialConfig, with_overrides
 from tune_ddvae.metrics.evaluate import evaluate, importance_bounds
+from tune_ddvae.metrics.latent import components_used
+from tune_ddvae.models import ClusteredPrior
 
 IWAE = "log_likelihood/iwae"
 # What each kind of question is answered with; sparsity is never shown without its active units.
@@ -45,6 +49,21 @@ class Measured:
             {**self.absent, **other.absent},
             {**self.protocol, **other.protocol},
         )
+
+
+@torch.no_grad()
+def components_kept(model: TrainedModel) -> int | None:
+    """Prior components that the training points' posterior means use; None where there are none.
+
+    The paper's clustering is counted on the training points; ``latent/components_used`` of an
+    evaluation is of its split.
+    """
+    prior = model.vae.prior
+    if not isinstance(prior, ClusteredPrior):
+        return None
+    train = model.dataset.train
+    inputs = model.dataset.to_float(train.head(len(train)).to(model.device))
+    return components_used(model.vae.encode(inputs).mean, prior.means)
 
 
 def measure(

@@ -3,7 +3,12 @@
 Three models of the pinwheel, trained like the clustering study's but under a cross-shaped prior on the
 plane. With hardly any weight on the KL each point keeps a place of its own, wherever that is; with too
 much all points share one place and nothing can be told apart; the divergence to the prior brings the
-codes onto the cross and keeps the points apart.
+codes onto the cross and keeps the arms apart.
+
+The middle row's setting was taken among gamma .6 to .8, spikes of .1 and .15 and alpha .6 to 1.2 for what
+it does in all of the seeds 0 to 4: KL(p(z) || q(z)) of .37 to .72 nats at a squared error of .06 to .17 a
+coordinate (.5 and more where all codes are one). From alpha 1.2 on some seeds lose the arms, earlier under
+narrower spikes; below, the codes leave the cross. The picture shows the base configuration's seed, 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,23 +19,23 @@ from matplotlib.figure import Figure
 from tune_ddvae.analysis.figures import model_densities, plane_edges, reach_of
 from tune_ddvae.analysis.model import TrainedModel
 from tune_ddvae.analysis.point_figures import classes_of
-from tune_ddvae.analysis.view import expected, look
-from tune_ddvae.config import Value
+from tune_ddvae.analysis.view import expected, look, points_of, prior_words
+from tune_ddvae.config import DATASETS, Value
 from tune_ddvae.errors import ConfigError
 from tune_ddvae.plots.plane import Row, plane_rows
 from tune_ddvae.plots.points import Points
 
 _SHARED: Mapping[str, Value] = {
     "prior/kind": "sparse",
-    "prior/gamma": 0.8,
-    "prior/spike_scale": 0.1,
+    "prior/gamma": 0.7,
+    "prior/spike_scale": 0.15,
     "objective/divergence": "inclusive_kl",
     "training/epochs": 500,
 }
 # By the title of its row: what each model changes of the clustering study's base configuration.
 OPENING: Mapping[str, Mapping[str, Value]] = {
     "too little overlap": {**_SHARED, "objective/beta": 0.01, "objective/alpha": 0.0},
-    "right": {**_SHARED, "objective/beta": 0.01, "objective/alpha": 1.5},
+    "right": {**_SHARED, "objective/beta": 0.01, "objective/alpha": 1.0},
     "too much overlap": {**_SHARED, "objective/beta": 5.0, "objective/alpha": 0.0},
 }
 
@@ -45,7 +50,7 @@ def opening_picture(models: Sequence[TrainedModel], titles: Sequence[str]) -> Fi
         titles: One per model, left of its row; beta and alpha are added.
 
     Raises:
-        ConfigError: If a model has other data or another number of dimensions; names it.
+        ConfigError: If data or number of latent dimensions are not such, or data differ.
     """
     for model in models:
         _check(model, models[0])
@@ -61,8 +66,16 @@ def opening_picture(models: Sequence[TrainedModel], titles: Sequence[str]) -> Fi
         rows.append(
             Row(name, prior, aggregate, Points("reconstructions", outputs, classes_of(view)))
         )
-    first = models[0]
-    return plane_rows(rows, edges, views[0].inputs.numpy(), first.dataset.class_names, "t")
+    first, epochs = models[0], sorted({model.epoch for model in models})
+    priors = dict.fromkeys(prior_words(model.config.prior) for model in models)
+    lines = (
+        "Codes that overlap too little, rightly and too much",
+        f"{first.dataset.name}, {'; '.join(priors)}",
+        f"{points_of(first, views[0])}, epoch {', '.join(map(str, epochs))}",
+    )
+    return plane_rows(
+        rows, edges, views[0].inputs.numpy(), first.dataset.class_names, "\n".join(lines)
+    )
 
 
 def _check(model: TrainedModel, first: TrainedModel) -> None:
@@ -71,6 +84,11 @@ def _check(model: TrainedModel, first: TrainedModel) -> None:
         raise ConfigError(
             f"model/latent_dim must be 2 for the opening picture, got "
             f"{model.config.model.latent_dim}: train with the settings of OPENING"
+        )
+    if DATASETS[model.dataset.name].shape != (2,):
+        raise ConfigError(
+            f"data/name must have points on a plane for the opening picture, got "
+            f"{model.dataset.name}: train with the settings of OPENING"
         )
     if model.dataset.checksum != first.dataset.checksum:
         raise ConfigError(

@@ -178,16 +178,18 @@ def setting(config: TrialConfig) -> str:
     objective = config.objective
     divergence = {"mmd": "MMD", "inclusive_kl": "inclusive KL"}[objective.divergence]
     alpha = f"α = {objective.alpha:g}" + (f" ({divergence})" if objective.alpha else "")
-    return (
-        f"{config.data.name}, {_PRIOR_WORDS[config.prior.kind](config.prior)}, "
-        f"β = {objective.beta:g}, {alpha}"
-    )
+    return f"{config.data.name}, {prior_words(config.prior)}, β = {objective.beta:g}, {alpha}"
+
+
+def prior_words(config: PriorConfig) -> str:
+    """The prior in a few words."""
+    return _PRIOR_WORDS[config.kind](config)
 
 
 _PRIOR_WORDS: Mapping[str, Callable[[PriorConfig], str]] = {
     "normal": lambda c: "normal prior" + ("" if c.scale == 1.0 else f" of scale {c.scale:g}"),
     "anisotropic": lambda c: f"{'learned' if c.learns_variance else 'fixed'} anisotropic prior",
     "student_t": lambda c: f"Student-t prior, df = {c.df:g}",
-    "sparse": lambda c: f"sparse prior, γ = {c.gamma:g}",
+    "sparse": lambda c: f"sparse prior, γ = {c.gamma:g}, spike {c.spike_scale:g}",
     "clustered": lambda _c: "clustered prior",
 }

@@ -39,7 +39,8 @@ def code_magnitudes(
     colours = [ACTIVE if is_active[dimension] else INACTIVE for dimension in order]
     for axes, (name, values) in zip(panels, rows, strict=True):
         axes.bar(range(len(order)), np.nan_to_num(values[order]), color=colours, width=0.8)
-        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        # Well apart: a digit's name beside a tick's number would read as one more number.
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=12.0)
         if np.isnan(values).any():
             axes.text(0.5, 0.5, "no points", transform=axes.transAxes, ha="center", va="center")
     top = float(np.nanmax(np.vstack([overall, magnitudes]), initial=0.0)) or 1.0

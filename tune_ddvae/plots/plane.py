@@ -32,7 +32,7 @@ class Row:
 
     Attributes:
         name: Left of the row.
-        prior: Density of the prior in each cell, first axis along z1.
+        prior: Density of the prior in each cell, first axis along the second dimension of z.
         aggregate: The same of the aggregate posterior.
         points: In the data's plane: reconstructions.
     """
@@ -126,7 +126,9 @@ def latent_plane(
         fit(axes, (edges[0], edges[-1]), "z")
     beside.axis("off")
     handles, labels = scattered.get_legend_handles_labels()
-    legend_title = f"contours: {_listed(MASSES)}\nof the prior's mass"
+    held = float(prior.sum()) * float(edges[1] - edges[0]) ** 2
+    reached = [mass for mass in MASSES if mass <= held]
+    legend_title = f"contours: {_listed(reached)}\nof the prior's mass" if reached else None
     beside.legend(
         handles,
         labels,
@@ -155,7 +157,7 @@ def plane_rows(
         class_names: One per class.
         title: Of the figure.
     """
-    figure = new_figure(0.5 + 1.5 * len(rows), title, layout="compressed")
+    figure = new_figure(0.9 + 1.6 * len(rows), title, layout="compressed")
     panels = figure.subplots(len(rows), 3, squeeze=False)
     norm = _norm(*(density for row in rows for density in (row.prior, row.aggregate)))
     limits = limits_of(inputs)
@@ -166,7 +168,8 @@ def plane_rows(
             fit(axes, (edges[0], edges[-1]), "z")
         scatter(line[2], row.points.values, row.points.classes, class_names, size=3.0)
         fit(line[2], limits, "x")
-        line[0].set_ylabel(f"{row.name}\n{line[0].get_ylabel()}")
+        # As small as the ticks' numbers: a name is hardly longer than its row is high.
+        line[0].set_ylabel(f"{row.name}\n{line[0].get_ylabel()}", fontsize=8.5)
     for axes, name in zip(panels[0], ("prior p(z)", "aggregate\nposterior q(z)"), strict=False):
         axes.set_title(name)
     panels[0, 2].set_title(rows[0].points.name)
@@ -177,9 +180,13 @@ def plane_rows(
         axes.tick_params(labelleft=False)
         axes.set_ylabel("")
     bar = figure.colorbar(
-        image, ax=panels[:, :2], location="bottom", shrink=0.7, aspect=30, extend="min"
+        image, ax=panels, location="bottom", shrink=0.5, anchor=(0.1, 1.0), aspect=30, extend="min"
     )
     bar.set_label("density, 1 / unit²")
+    legend = panels[-1, 2].legend(
+        loc="upper center", bbox_to_anchor=(0.4, -0.4), ncols=2, markerscale=3.0, columnspacing=0.8
+    )
+    legend.set_in_layout(False)  # beside the colour bar, where there is room
     return figure
 
 

@@ -161,7 +161,7 @@ def outside(points: Float[np.ndarray, "num 2"], limits: tuple[float, float]) -> 
 def _panels(num: int, title: str) -> tuple[Figure, list[Axes]]:
     num_columns = min(num, 2)
     num_rows = -(-num // num_columns)
-    figure = new_figure(0.5 + num_rows * (WIDTH / 2 - 0.1), title)
+    figure = new_figure(0.7 + num_rows * (WIDTH / 2 - 0.1), title, layout="compressed")
     all_axes = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
     for axes in all_axes.flat[num:]:
         axes.remove()

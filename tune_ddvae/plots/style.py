@@ -76,10 +76,23 @@ def new_figure(
         layout: "compressed" for panels that keep their shape.
     """
     letters = int(WIDTH * _LETTERS_PER_INCH)
-    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, letters)]
+    lines = [part for line in title.splitlines() for part in _wrapped(line, letters)]
     figure = Figure(figsize=(WIDTH, height + _LINE * (len(lines) + 1)), layout=layout)
     figure.suptitle("\n".join(lines))
     return figure
+
+
+def _wrapped(line: str, letters: int) -> list[str]:
+    """Lines of at most so many letters, broken after commas where that is enough."""
+    if len(line) <= letters or max(map(len, line.split(", "))) >= letters:
+        return textwrap.wrap(line, letters)
+    lines: list[str] = []
+    for part in line.split(", "):
+        if lines and len(lines[-1]) + len(part) + 3 <= letters:  # two commas and a space
+            lines[-1] += f", {part}"
+        else:
+            lines.append(part)
+    return [*(f"{full}," for full in lines[:-1]), lines[-1]]
 
 
 def class_style(number: int) -> tuple[str, str]:

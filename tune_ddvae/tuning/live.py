@@ -39,6 +39,7 @@ class Conditions:
     trials: int | None  # how many in all; None: as many as the hours allow
     data_dir: str | None = None
     num_cpus: float = 1.0  # a trial
+    data_checksum: str = ""  # that every worker's data must have
     stall_s: float = 600.0  # without any batch finished
     loss_limit: int = 3  # workers lost before a trial fails
 
@@ -183,6 +184,7 @@ class LiveStudy:
             num_cpus=self.conditions.num_cpus,
             stall_s=self.conditions.stall_s,
             rungs=self.spec.rungs,
+            data_checksum=self.conditions.data_checksum,
         )
 
     def _new_trial(self) -> Trial:

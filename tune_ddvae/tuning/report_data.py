@@ -15,7 +15,7 @@ from tune_ddvae.plots.study import SYMBOLS, Series
 from tune_ddvae.plots.trials import Course
 from tune_ddvae.spec import SEED
 from tune_ddvae.tuning import ranking
-from tune_ddvae.tuning.trials import Row, State, Trial
+from tune_ddvae.tuning.trials import Row, Trial
 from tune_ddvae.tuning.wording import ACTIVE_UNITS, number
 
 ALPHA, BETA, KIND = "objective/alpha", "objective/beta", "prior/kind"
@@ -58,8 +58,8 @@ class WholeTrials:
 
 
 def whole_trials(trials: Iterable[Trial]) -> WholeTrials:
-    """The whole trials; their values on the test set where one of them has any there."""
-    whole = sorted((t for t in trials if t.state is State.COMPLETE), key=lambda t: t.number)
+    """The whole trials, collapsed ones too; values on the test set where one of them has any there."""
+    whole = sorted((t for t in trials if t.is_whole), key=lambda t: t.number)
     last = [trial.rows[trial.last_epoch].metrics for trial in whole]
     has_test = any(key.startswith(TEST) for metrics in last for key in metrics)
     return WholeTrials(tuple(whole), TEST if has_test else "")
@@ -194,7 +194,7 @@ def _course(trial: Trial, metrics: Sequence[str], *, is_best: bool) -> Course:
     return Course(
         number=trial.number,
         group=str(trial.config[KIND]),
-        is_whole=trial.state is State.COMPLETE,
+        is_whole=trial.is_whole,
         is_best=is_best,
         note="" if active is None else f"{active:g}",
         epochs=np.array([row.epoch for row in rows], dtype=np.int64),

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from tune_ddvae.analysis.figures import model_densities, plane_edges, reach_of
+from tune_ddvae.analysis.measure import components_kept
 from tune_ddvae.analysis.model import TrainedModel, open_checkpoint
 from tune_ddvae.analysis.view import look
 from tune_ddvae.errors import CheckpointError
@@ -71,7 +71,7 @@ def study_figures(of: Material) -> Iterator[tuple[str, Make]]:
         name = "alpha" if len(swept) == 1 else f"alpha-beta-{beta:g}"
         yield name, partial(_alpha_sweep, of, whole, beta)
     if rows := density_rows(whole):
-        yield "densities", partial(_densities, of, whole, rows)
+        yield "densities", partial(_densities, of, rows)
     if any(trial.rows for trial in of.trials):
         if len(of.spec.rank_by) > 1:
             yield "pareto", partial(_pareto, of)
@@ -146,9 +146,7 @@ def _evenly(values: Sequence[float], most: int) -> list[float]:
     return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
-def _densities(
-    of: Material, whole: WholeTrials, rows: Sequence[Sequence[Sequence[Trial]]]
-) -> Figure:
+def _densities(of: Material, rows: Sequence[Sequence[Sequence[Trial]]]) -> Figure:
     """Panels of the first trial of each setting: named beforehand, never picked by its looks."""
     shown = [[(group, open_trial(of, group[0])) for group in row] for row in rows]
     views = [[look(model) for _, model in row] for row in shown]
@@ -166,7 +164,7 @@ def _densities(
         for (group, model), view in zip(row, row_views, strict=True):
             prior, density = model_densities(model, view, edges)
             title = _setting_title(group[0])
-            note = _clusters_note(whole, group)
+            note = _clusters_note(of, group)
             panels[-1].append(Panel(title=title, density=density, prior=prior, note=note))
     contours = " and ".join(f"{100 * mass:g} %" for mass in PRIOR_MASS)
     words = [f"contours: {contours} of the prior"]
@@ -180,13 +178,13 @@ def _setting_title(trial: Trial) -> str:
     return ", ".join(f"{SYMBOLS[key]} {trial.config[key]:g}" for key in (BETA, ALPHA))
 
 
-def _clusters_note(whole: WholeTrials, group: Sequence[Trial]) -> str:
+def _clusters_note(of: Material, group: Sequence[Trial]) -> str:
     """How many seeds keep all clusters of the prior; nothing under another prior."""
-    used = [whole.value(trial, COMPONENTS) for trial in group]
-    known = [value for value in used if np.isfinite(value)]
+    kept = [components_kept(open_trial(of, trial)) for trial in group]
+    known = [number for number in kept if number is not None]
     if not known:
         return ""
-    return f"keeps four: {sum(value == len(CLUSTER_MEANS) for value in known)} of {len(known)}"
+    return f"keeps four: {sum(number == len(CLUSTER_MEANS) for number in known)} of {len(known)}"
 
 
 def open_trial(of: Material, trial: Trial) -> TrainedModel:

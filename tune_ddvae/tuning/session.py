@@ -154,6 +154,7 @@ def _open_study(request: Request) -> Iterator[LiveStudy]:
             seed=request.seed,
             trials=request.trials,
             data_dir=request.data_dir,
+            data_checksum=request.data_checksum,
             num_cpus=request.slots.num_cpus,
             stall_s=request.stall_s,
         )

@@ -106,6 +106,7 @@ class Assignment:
     num_cpus: float
     stall_s: float
     rungs: tuple[int, ...] = ()  # where expensive metrics are due
+    data_checksum: str = ""  # of the study's data; empty: whatever is found
 
 
 @dataclass(frozen=True)

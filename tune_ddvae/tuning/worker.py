@@ -18,8 +18,8 @@ import torch
 
 import tune_ddvae
 from tune_ddvae.config import TrialConfig, Value, from_flat
-from tune_ddvae.data import load
-from tune_ddvae.errors import CheckpointError, DdvaeError, StorageFullError
+from tune_ddvae.data import Dataset, load
+from tune_ddvae.errors import CheckpointError, DataError, DdvaeError, StorageFullError
 from tune_ddvae.training import checkpoint
 from tune_ddvae.training.device import choose_device, set_threads
 from tune_ddvae.training.trainer import Trainer
@@ -54,6 +54,7 @@ class Worker:
             self._facts = training_facts(config, device, threads)
             data_dir = None if assignment.data_dir is None else Path(assignment.data_dir)
             dataset = load(config.data, data_dir)
+            _check_data(dataset, assignment.data_checksum)
             self._facts["data"] = dataset.checksum
             if dataset.origin:
                 self._facts["data_origin"] = dataset.origin
@@ -173,6 +174,16 @@ def protocol_facts(facts: Mapping[str, Any]) -> dict[str, Value]:
         else str(fact)
         for name, fact in facts.items()
     }
+
+
+def _check_data(dataset: Dataset, wanted: str) -> None:
+    """Refuse data other than the study's: archives and drawings must not mix, on no machine."""
+    if wanted and dataset.checksum != wanted:
+        raise DataError(
+            f"{dataset.name} data on {platform.node()} have checksum {dataset.checksum[:16]}, the "
+            f"study's {wanted[:16]}: put the same files on every machine, or take away those that "
+            "came since the study began"
+        )
 
 
 def _described(error: Exception) -> str:
