@@ -168,7 +168,7 @@ def test_reconstructions_show_inputs_above_what_the_posterior_means_give(tmp_pat
     np.testing.assert_allclose(canvas[17:33, :16], outputs, atol=1e-5)
 
 
-def test_interpolations_start_at_the_code_itself_and_go_away_from_0(tmp_path):
+def test_interpolations_start_at_the_code_itself_beside_its_input(tmp_path):
     model = make_digits(tmp_path)
     view = look(model)
     figure = image_figures.interpolations(model, view)
@@ -180,12 +180,24 @@ def test_interpolations_start_at_the_code_itself_and_go_away_from_0(tmp_path):
     np.testing.assert_array_equal(canvas[:16, :16], view.inputs[point, 0])
     itself = expected(model, code.unsqueeze(0))[0, 0]
     np.testing.assert_allclose(canvas[:16, 21:37], itself, atol=1e-5)
-    rank = code.abs() + torch.where(view.is_active, 100.0, 0.0)
-    dimension = int(rank.argmax())
-    far = code.clone()
-    far[dimension] += 3.0 * code[dimension].sign()
-    farthest = expected(model, far.unsqueeze(0))[0, 0]
-    np.testing.assert_allclose(canvas[:16, -16:], farthest, atol=1e-5)
+
+
+def test_interpolations_go_away_from_0_in_the_dimensions_that_each_code_uses_most(tmp_path):
+    model = make_digits(tmp_path)
+    view = look(model)
+    canvas = images_of(image_figures.interpolations(model, view))[0]
+    signs = set()
+    for group, point in enumerate(of_many_classes(view, 10, 4)):
+        code = view.posterior.mean[point]
+        rank = code.abs() + torch.where(view.is_active, 100.0, 0.0)
+        for row, dimension in enumerate(rank.argsort(descending=True)[:3].tolist()):
+            far = code.clone()
+            far[dimension] += 3.0 * code[dimension].sign()
+            signs.add(float(code[dimension].sign()))
+            top = group * (3 * 16 + 2 + 5) + row * 17
+            farthest = expected(model, far.unsqueeze(0))[0, 0]
+            np.testing.assert_allclose(canvas[top : top + 16, -16:], farthest, atol=1e-5)
+    assert signs == {-1.0, 1.0}
 
 
 def test_classes_without_points_and_few_points_leave_empty_cells(tmp_path):

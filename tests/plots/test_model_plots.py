@@ -248,6 +248,7 @@ def test_rows_of_the_plane_share_axes_and_colours():
         np.testing.assert_allclose(shown(line[1]), np.maximum(row.aggregate, lowest))
         drawn = np.concatenate([c.get_offsets() for c in line[2].collections])
         np.testing.assert_array_equal(drawn, row.points.values)
+    assert legend(panels[-1, 2].get_legend()) == list(NAMES)
     assert len({axes.images[0].get_clim() for axes in panels[:, :2].flat}) == 1
     assert {axes.get_xlim() for axes in panels[:, :2].flat} == {(-5.0, 5.0)}
     assert {axes.get_ylim() for axes in panels[:, 2]} == {limits_of(inputs)}

@@ -7,8 +7,9 @@ codes onto the cross and keeps the arms apart.
 
 The middle row's setting was taken among gamma .6 to .8, spikes of .1 and .15 and alpha .6 to 1.2 for what
 it does in all of the seeds 0 to 4: KL(p(z) || q(z)) of .37 to .72 nats at a squared error of .06 to .17 a
-coordinate (.5 and more where all codes are one). From alpha 1.2 on some seeds lose the arms, earlier under
-narrower spikes; below, the codes leave the cross. The picture shows the base configuration's seed, 0.
+coordinate (.5 and more where all codes are one). From alpha 1.2 on some seeds lose the arms, earlier
+under narrower spikes; below, the codes leave the cross. The picture shows the base configuration's
+seed, 0.
 """
 
 from collections.abc import Mapping, Sequence

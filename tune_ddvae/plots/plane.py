@@ -183,10 +183,15 @@ def plane_rows(
         image, ax=panels, location="bottom", shrink=0.5, anchor=(0.1, 1.0), aspect=30, extend="min"
     )
     bar.set_label("density, 1 / unit²")
-    legend = panels[-1, 2].legend(
-        loc="upper center", bbox_to_anchor=(0.4, -0.4), ncols=2, markerscale=3.0, columnspacing=0.8
-    )
-    legend.set_in_layout(False)  # beside the colour bar, where there is room
+    if rows[-1].points.classes is not None:
+        legend = panels[-1, 2].legend(
+            loc="upper center",
+            bbox_to_anchor=(0.4, -0.4),
+            ncols=2,
+            markerscale=3.0,
+            columnspacing=0.8,
+        )
+        legend.set_in_layout(False)  # beside the colour bar, where there is room
     return figure
 
 
