@@ -10,6 +10,7 @@ import pytest
 from tests.faults.stricken import Stricken, Undisturbed, await_so, kill, worker_of
 from tests.faults.tally import Tally
 from tests.studies import ended, record_path, trials_of
+from tests.training.tiny import bit_flipped
 from tune_ddvae import exit_codes
 from tune_ddvae.tuning.trials import State
 
@@ -26,9 +27,7 @@ def damage_newest_checkpoint(study: Stricken) -> None:
     assert len(trial.checkpoints) > 1
     newest = max(trial.checkpoints, key=lambda mark: mark.epoch)
     file = record_path(study.folder, study.name) / newest.path / "state.pt"
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
+    file.write_bytes(bit_flipped(file.read_bytes()))
 
 
 def test_a_study_survives_one_fault_of_each_common_kind(

@@ -1,12 +1,9 @@
-import io
 import json
-import struct
-import zipfile
 
 import pytest
 import torch
 
-from tests.training.tiny import CPU, make_trainer, numbers, run, tiny
+from tests.training.tiny import CPU, bit_flipped, make_trainer, numbers, run, tiny
 from tune_ddvae.config import to_flat
 from tune_ddvae.errors import CheckpointError
 from tune_ddvae.training import checkpoint
@@ -61,17 +58,8 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         checkpoint.load(make_trainer(tiny()), tmp_path)
 
 
-def _flip(data: bytes) -> bytes:
-    """One bit turned in the middle of the largest tensor; between tensors there is padding."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
-    name_and_extra = struct.unpack("<HH", data[largest.header_offset + 26 :][:4])
-    middle = largest.header_offset + 30 + sum(name_and_extra) + largest.file_size // 2
-    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
-
-
 @pytest.mark.parametrize(
-    "damage", [_flip, lambda data: data[: len(data) // 2], lambda _: b"", lambda _: b"no zip"]
+    "damage", [bit_flipped, lambda data: data[: len(data) // 2], lambda _: b"", lambda _: b"no zip"]
 )
 def test_a_damaged_checkpoint_is_named_and_leaves_the_trainer_alone(damage, tmp_path):
     trainer = make_trainer(tiny())

@@ -2,6 +2,9 @@
 
 import contextlib
 import dataclasses
+import io
+import struct
+import zipfile
 from collections.abc import Iterator
 
 import torch
@@ -76,3 +79,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def bit_flipped(data: bytes) -> bytes:
+    """One bit turned in the middle of the largest tensor; between tensors there is padding."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    name_and_extra = struct.unpack("<HH", data[largest.header_offset + 26 :][:4])
+    middle = largest.header_offset + 30 + sum(name_and_extra) + largest.file_size // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
