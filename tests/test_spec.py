@@ -96,6 +96,8 @@ def test_published_settings_that_a_pin_contradicts_are_left_out():
     assert spec.as_published(spec.size, 1, {"objective/beta": 1.0}).replicated == ("plain",)
     with pytest.raises(ConfigError, match=r"agrees with .*objective/beta=7.0; there are: plain"):
         spec.as_published(spec.size, 1, {"objective/beta": 7.0})
+    with pytest.raises(ConfigError, match="num_validation must be 0 .* got 50"):
+        spec.as_published(spec.size, 1, {"data/num_validation": 50})
     with pytest.raises(ConfigError, match="no published settings"):
         make_spec(published={}, first=()).as_published(spec.size, 1)
 

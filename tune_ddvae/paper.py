@@ -3,9 +3,11 @@
 Each part is a command that could be typed by itself, and goes on where it stopped: so does this one.
 """
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -41,7 +43,11 @@ REDUCED = {
 )
 @click.option("--storage", default="./studies", show_default=True, help="Where studies are kept.")
 @click.option("--tracking-uri", help="MLflow; default MLFLOW_TRACKING_URI, else SQLite in storage.")
-@click.option("--data-dir", type=click.Path(), help="Where the data sets' files are.")
+@click.option(
+    "--data-dir",
+    type=click.Path(),
+    help="Folder with FashionMNIST/raw/ and dsprites-dataset/, as downloads lay them out.",
+)
 def main(
     *,
     quick: bool,
@@ -56,12 +62,15 @@ def main(
     shared = ["--storage", str(place)]
     shared += ["--tracking-uri", tracking_uri] if tracking_uri else []
     shared += ["--data-dir", data_dir] if data_dir else []
+    _check_data(None if data_dir is None else Path(data_dir))
     for study in STUDIES:
         size = REDUCED[study].split() if quick else []
         seeds = replicates or (2 if quick else 8)
         _run("study", [study, "--published", "--replicates", str(seeds), *size, *shared], console)
     _opening(place / OPENING, console)
-    for folder in (*(f"{name}-published*/report" for name in STUDIES), OPENING):
+    ending = "-published-quick" if quick else "-published"
+    names = [f"{name}{ending if REDUCED[name] else '-published'}" for name in STUDIES]
+    for folder in (*(f"{name}/report" for name in names), OPENING):
         for picture in sorted(place.glob(f"{folder}/**/*.png")):
             console.print(str(picture), soft_wrap=True, highlight=False)
 
@@ -70,10 +79,40 @@ def _run(command: str, words: Sequence[str], console: Console) -> None:
     """Run one of our commands; where it stops with work left or fails, so does this one."""
     line = [sys.executable, "-m", f"tune_ddvae.{command}", *words]
     console.rule(f"{command} {' '.join(words[:1])}")
-    code = subprocess.run(line, check=False).returncode  # noqa: S603 - our own command, no shell
+    # A session of its own: each signal reaches it once, from us, and it takes its time to stop.
+    with subprocess.Popen(line, start_new_session=True) as child, _passing_on(child):  # noqa: S603
+        code = child.wait()
     if code != exit_codes.COMPLETE:
         console.print(f"{command} ended with exit code {code}; the same command goes on")
         sys.exit(code if code > 0 else 128 - code)
+
+
+@contextmanager
+def _passing_on(child: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Let the child have the signals that would end us; a closed terminal terminates it."""
+    meant = {
+        signal.SIGINT: signal.SIGINT,
+        signal.SIGTERM: signal.SIGTERM,
+        signal.SIGHUP: signal.SIGTERM,
+    }
+    before = {
+        number: signal.signal(number, lambda *_, passed=passed: child.send_signal(passed))
+        for number, passed in meant.items()
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_data(data_dir: Path | None) -> None:
+    """Refuse missing data of the last study before the first one has trained for hours."""
+    from tune_ddvae import data
+    from tune_ddvae.catalogue import find_study
+
+    for study in STUDIES:
+        data.place(find_study(study).spec.base.data, data_dir)
 
 
 def _opening(folder: Path, console: Console) -> None:

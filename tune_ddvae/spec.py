@@ -157,6 +157,11 @@ class StudySpec:
         if not self.published:
             raise ConfigError("this study has no published settings to train")
         pins = {"data/num_validation": 0, **(pins or {})}
+        if pins["data/num_validation"] != 0:
+            raise ConfigError(
+                "data/num_validation must be 0 for published settings, which are measured on the "
+                f"test set as in the paper, got {pins['data/num_validation']}"
+            )
         for name in only:
             if name not in self.published:
                 raise ConfigError(
