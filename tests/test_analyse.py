@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -245,6 +246,29 @@ def test_what_only_a_run_can_answer_is_refused_of_a_folder(attempt, options):
     assert options[0] in str(error)
 
 
+def test_a_folder_for_data_that_have_no_files_is_refused(attempt, tmp_path):
+    error = refused(attempt, "--sparsity", "--data-dir", tmp_path)
+    assert isinstance(error, ConfigError)
+    assert (
+        f"--data-dir must be left out where data have no files, got {tmp_path}: digits is"
+        in str(error)
+    )
+    assert not (attempt / "analysis").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, exit_codes.INTERRUPTED), (signal.SIGTERM, exit_codes.TERMINATED)],
+)
+def test_a_signal_ends_an_analysis_that_nothing_goes_on_with(attempt, monkeypatch, number, code):
+    monkeypatch.setattr(analysing, "measure", lambda *_a, **_k: signal.raise_signal(number))
+    with pytest.raises(SystemExit) as ended:
+        main.main([str(attempt), "--sparsity"], standalone_mode=False)
+    assert ended.value.code == code
+    (note,) = ended.value.__notes__
+    assert note.endswith("the analysis is not finished; the same command begins it anew")
+
+
 def test_a_folder_without_checkpoints_and_one_that_is_not_there_are_refused(tmp_path):
     for place in (tmp_path, tmp_path / "nowhere"):
         error = refused(place)
@@ -266,7 +290,10 @@ def test_an_epoch_without_checkpoint_is_refused_with_those_there_are(attempt):
         (("a", "--sparsity", "--points", "9"), "belong to --logp"),
         (("a", "--as-recorded", "--iwae-samples", "9"), "--as-recorded takes the trial's own"),
         (("a", "--checkpoint", "worst"), "must be last, best or an epoch"),
-        (("a", "--iwae-samples", "0"), "0 is not in the range x>=1"),
+        (("a", "--iwae-samples", "0"), "0 is not in the range 1<=x<=1000000"),
+        (("a", "--iwae-samples", "9" * 12), "is not in the range 1<=x<=1000000"),
+        (("",), "RUN_OR_DIR must name a run of MLflow or a folder, got nothing"),
+        (("--save-dir", " "), "--save-dir must name a run of MLflow or a folder, got nothing"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(words, message):

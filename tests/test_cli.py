@@ -6,7 +6,7 @@ import click
 import pytest
 
 from tune_ddvae import errors, exit_codes
-from tune_ddvae.cli import run
+from tune_ddvae.cli import LOG_WIDTH, make_console, pins_of, run
 
 ROOT = Path(__file__).parents[1]
 REFUSALS = sorted(
@@ -200,3 +200,25 @@ def test_a_full_disk_for_anything_else_is_not_hidden():
 def test_every_exit_code_is_different():
     codes = [value for name, value in vars(exit_codes).items() if name.isupper()]
     assert len(set(codes)) == len(codes) == 6
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_log_is_wide_and_leaves_results_alone(as_json, monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    console = make_console(as_json=as_json)
+    console.print("x" * LOG_WIDTH)
+    assert tuple(capsys.readouterr())[as_json] == "x" * LOG_WIDTH + "\n"
+
+
+def test_a_width_that_is_asked_for_is_kept(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    assert make_console(as_json=False).width == 70
+
+
+def test_fields_are_set_by_name_to_values_of_their_type():
+    assert pins_of(["objective/beta=2", " prior/kind=normal"]) == {
+        "objective/beta": 2.0,
+        "prior/kind": "normal",
+    }
+    with pytest.raises(errors.ConfigError, match="part/field=value, got 'objective/beta'"):
+        pins_of(["objective/beta"])

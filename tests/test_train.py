@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ from tune_ddvae.spec import StudySize
 from tune_ddvae.training import checkpoint
 from tune_ddvae.training.folder import METRICS_FILE
 from tune_ddvae.training.options import KEYS
-from tune_ddvae.tuning import tracked_run
+from tune_ddvae.tuning import tracked_run, tracked_training, tracking_check
 from tune_ddvae.tuning.live import Conditions, LiveStudy
 from tune_ddvae.tuning.opening import open_record, record_url
 from tune_ddvae.tuning.tracking import Outcome, sync
@@ -183,6 +184,7 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so():
     assert again.exit_code == exit_codes.COMPLETE
     assert f"passed over a checkpoint: checkpoint {state} is damaged" in again.stdout
     assert "goes on from the checkpoint of epoch 3" in again.stdout
+    assert "\nfinished: 4 epochs" in again.stdout  # not already: its last epoch was trained again
     assert rows(first["folder"]) == expected
     assert weights(first["checkpoint"])
 
@@ -201,7 +203,9 @@ def test_a_folder_of_another_configuration_is_refused_by_its_first_differing_key
         DdvaeError, match=r"holds another training: objective/beta is 1.0 there, 2.0"
     ):
         run(*PINWHEEL, "--name", "mine", "--beta", "2")
-    with pytest.raises(DdvaeError, match=r"training/epochs is 6 there, 12 here"):
+    with pytest.raises(
+        DdvaeError, match=r"training/epochs is 6 there, 12 here \(another number of"
+    ):
         run(
             "--epochs", "12", *[w for w in PINWHEEL if w not in ("--epochs", "6")], "--name", "mine"
         )
@@ -213,6 +217,12 @@ def test_skip_test_measures_nothing_and_trains_the_same():
     assert all(name.startswith("training/") for name in bare["metrics"])
     mine, theirs = weights(bare["checkpoint"]), weights(full["checkpoint"])
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def test_with_and_without_metrics_are_two_trainings():
+    run(*PINWHEEL, "--skip-test")
+    with pytest.raises(DdvaeError, match="another training: --skip-test is True there, False here"):
+        run(*PINWHEEL)
 
 
 def test_no_cuda_means_the_cpu_where_there_is_a_gpu_too(monkeypatch):
@@ -352,6 +362,29 @@ def test_different_configurations_have_different_folders_and_a_path_is_safe(monk
     )
 
 
+def test_a_name_of_which_nothing_plain_is_left_gives_a_folder_of_a_training(monkeypatch):
+    folder = asked(monkeypatch, "--model", "pinwheel", "--name", "/")["folder"]
+    assert folder.name.startswith("training--")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ([], "pinwheel, seed 0"),
+        (["--set", "likelihood/scale=0.5"], "pinwheel, likelihood/scale 0.5, seed 0"),
+        (["--set", "data/seed=1"], "pinwheel, data/seed 1, seed 0"),
+        (["--set", "metrics/seed=1", "--seed", "2"], "pinwheel, seed 2, metrics/seed 1"),
+        (
+            ["--prior", "normal", "--set", "prior/scale=2"],
+            "pinwheel, prior normal, prior/scale 2.0",
+        ),
+        (["--beta", "2", "--latent-dim", "2"], "pinwheel, beta 2.0, seed 0"),
+    ],
+)
+def test_a_default_name_has_no_name_of_a_field_that_two_fields_have(words, name, monkeypatch):
+    assert asked(monkeypatch, "--model", "pinwheel", *words)["name"].startswith(name)
+
+
 REFUSED = [
     ([], "name a --model (dsprites, pinwheel, fashion_mnist, digits), a published setting"),
     (
@@ -379,6 +412,9 @@ REFUSED = [
     (["--model", "pinwheel", "--save-dir", "/proc/x"], "--save-dir"),
     (["--model", "pinwheel", "--tracking-uri", "./mlruns"], "keeps no runs in a plain folder"),
     (["--model", "fashion_mnist", "--data-dir", "nowhere"], "train-images-idx3-ubyte"),
+    (["--model", "pinwheel", "--tracking-uri", "sqlite:////proc/x.db"], "database /proc/x.db must"),
+    (["--model", "pinwheel", "--data-dir", "."], "pinwheel is generated from data/seed"),
+    (["--model", "digits", "--data-dir", "."], "digits is bundled with scikit-learn"),
     (["--from-run", "abc", "--beta", "2", "--model", "digits"], "got --model, --beta too"),
     (["--from-run", "abc", "--skip-test"], "--from-run repeats a run as it was, got --skip-test"),
     (["--from-run", "abc"], "no tracking database at "),
@@ -618,3 +654,16 @@ def test_a_run_without_metrics_is_refused(uri, tmp_path):
 def test_a_run_that_is_not_there_is_refused_by_name(uri):
     with pytest.raises(DdvaeError, match="has no run 'nonsense'"):
         run("--from-run", "nonsense", "--tracking-uri", uri)
+
+
+def test_a_server_that_never_answers_is_waited_for_a_moment_and_the_result_is_whole(monkeypatch):
+    monkeypatch.setattr(tracking_check, "ANSWER_S", 0.1)
+    monkeypatch.setattr(tracked_training, "END_S", 0.1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = CliRunner().invoke(train.main, [*DIGITS, "--tracking-uri", uri])
+    assert done.exit_code == exit_codes.COMPLETE
+    assert f"MLflow at {uri} does not take this training" in done.stdout
+    assert "\nfinished: 4 epochs" in done.stdout

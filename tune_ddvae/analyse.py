@@ -5,17 +5,19 @@ measured on the test set, whatever the trial was ranked on.
 """
 
 import json
-import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
+from rich.console import Console
 
 from tune_ddvae import exit_codes
-from tune_ddvae.cli import PatientConsole, reader_may_go
+from tune_ddvae.cli import make_console, reader_may_go
 from tune_ddvae.errors import TrackingError
 
-LOG_WIDTH = 160
+MOST_SAMPLES = 1_000_000  # a thousand times the usual: more would take days
 EPILOG = """Exit codes: 0 done, 1 a value is not as recorded, 2 refused, 3 MLflow did not take what was
 found (it is in the folder all the same), 130 interrupted, 143 terminated."""
 
@@ -34,7 +36,11 @@ def _which(_context: click.Context, _parameter: click.Parameter, text: str) -> s
 @click.option("--disentanglement", is_flag=True, help="Scores on the factors, or on the class.")
 @click.option("--sparsity", is_flag=True, help="Hoyer sparsity and active units.")
 @click.option("--logp", is_flag=True, help="Importance-weighted likelihood, reconstruction and KL.")
-@click.option("--iwae-samples", type=click.IntRange(min=1), help="K of the likelihood.  [1000]")
+@click.option(
+    "--iwae-samples",
+    type=click.IntRange(min=1, max=MOST_SAMPLES),
+    help="K of the likelihood.  [1000]",
+)
 @click.option("--points", type=click.IntRange(min=1), help="Test points for it.  [1000]")
 @click.option("--figures", is_flag=True, help="Every figure that applies, as PNG and PDF.")
 @click.option(
@@ -84,6 +90,9 @@ def main(
     """
     if (run_or_dir is None) == (save_dir is None):
         raise click.UsageError("name one run of MLflow or one folder")
+    if not (run_or_dir or save_dir or "").strip():
+        given = "RUN_OR_DIR" if save_dir is None else "--save-dir"
+        raise click.UsageError(f"{given} must name a run of MLflow or a folder, got nothing")
     asked = {"disentanglement": disentanglement, "sparsity": sparsity, "logp": logp}
     kinds = tuple(kind for kind, is_asked in asked.items() if is_asked)
     measures_logp = (logp or not (kinds or figures)) and not as_recorded
@@ -91,31 +100,35 @@ def main(
         raise click.UsageError(
             "--iwae-samples and --points belong to --logp; --as-recorded takes the trial's own"
         )
-    console = PatientConsole(stderr=as_json)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = LOG_WIDTH  # a log has no edge
+    request = {
+        "place": str(save_dir if run_or_dir is None else run_or_dir),
+        "is_folder": run_or_dir is None,
+        "kinds": kinds,
+        "with_figures": figures,
+        "as_recorded": as_recorded,
+        "which": which,
+        "num_samples": iwae_samples or 1000,
+        "num_points": points or 1000,
+        "data_dir": data_dir,
+        "tracking_uri": tracking_uri,
+        "storage": storage,
+        "out": out,
+        "may_use_cuda": not no_cuda,
+    }
     # Torch, MLflow and Matplotlib take seconds to load: a wrong word never waits for them.
+    from tune_ddvae.tuning.signals import signals_end
+
+    with signals_end("the analysis is not finished; the same command begins it anew"):
+        code = _run(request, make_console(as_json=as_json), as_json=as_json)
+    sys.exit(code)
+
+
+def _run(words: Mapping[str, Any], console: Console, *, as_json: bool) -> int:
+    """Analyse, add it to the run if there is one, and show it; the exit code."""
     from tune_ddvae.tuning import analysing, analysis_screen
     from tune_ddvae.tuning.analysis_files import add_to_run
-    from tune_ddvae.tuning.signals import terminate_cleanly
 
-    terminate_cleanly()
-    request = analysing.Request(
-        place=str(run_or_dir or save_dir),
-        is_folder=run_or_dir is None,
-        kinds=kinds,
-        with_figures=figures,
-        as_recorded=as_recorded,
-        which=which,
-        num_samples=iwae_samples or 1000,
-        num_points=points or 1000,
-        data_dir=data_dir,
-        tracking_uri=tracking_uri,
-        storage=storage,
-        out=out,
-        may_use_cuda=not no_cuda,
-    )
-    found = analysing.analyse(request, console)
+    found = analysing.analyse(analysing.Request(**words), console)
     code = exit_codes.NO_SUCCESS if found.facts.get("differing") else exit_codes.COMPLETE
     is_in_run = found.run is not None
     try:
@@ -130,7 +143,7 @@ def main(
             click.echo(json.dumps(found.facts, indent=2))
         else:
             analysis_screen.show(found.facts, console, is_in_run=is_in_run)
-    sys.exit(code)
+    return code
 
 
 if __name__ == "__main__":

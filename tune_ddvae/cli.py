@@ -1,10 +1,10 @@
-"""How every command ends: what we refuse is one message and a documented exit code."""
+"""What the commands share: their console, fields set by name, and how each of them ends."""
 
 import math
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any, NoReturn
 
@@ -12,7 +12,10 @@ import click
 from rich.console import Console
 
 from tune_ddvae import exit_codes
-from tune_ddvae.errors import DdvaeError, StorageFullError
+from tune_ddvae.config import Value, parse_value
+from tune_ddvae.errors import ConfigError, DdvaeError, StorageFullError
+
+LOG_WIDTH = 160
 
 
 def run(command: click.Command, name: str) -> NoReturn:
@@ -84,6 +87,29 @@ class PatientConsole(Console):
         except OSError as error:
             self.quiet = True
             _give_up(self.file, error)
+
+
+def make_console(*, as_json: bool) -> Console:
+    """Where people read; results go to stdout alone under --json."""
+    console = PatientConsole(stderr=as_json)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = LOG_WIDTH  # a log has no edge, and a folded path cannot be copied
+    return console
+
+
+def pins_of(settings: Sequence[str]) -> dict[str, Value]:
+    """Value by flat key of what was given as ``--set part/field=value``.
+
+    Raises:
+        ConfigError: One is not of that form, names no field or no value of its type.
+    """
+    found: dict[str, Value] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set must be part/field=value, got {setting!r}")
+        found[key.strip()] = parse_value(key.strip(), text)
+    return found
 
 
 def _is_of_output(error: OSError) -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,12 +10,11 @@ import click
 from rich.console import Console
 
 from tune_ddvae.catalogue import StudyFile, find_study, known_studies
-from tune_ddvae.cli import FiniteRange, PatientConsole, reader_may_go
-from tune_ddvae.config import Value, parse_value
+from tune_ddvae.cli import FiniteRange, make_console, pins_of, reader_may_go
+from tune_ddvae.config import Value
 from tune_ddvae.errors import ConfigError
 from tune_ddvae.spec import StudySpec
 
-LOG_WIDTH = 160
 MOST_HOURS = 87_600.0  # ten years: more than any clock here is asked for
 EPILOG = """Exit codes: 0 complete with at least one success, 1 no trial succeeded, 2 refused, 3 stopped
 with work left, 130 interrupted, 143 terminated."""
@@ -94,7 +92,7 @@ def main(
 
     NAME is a file of search_spaces, a path to one, or a dotted module.
     """
-    console = _console(as_json=as_json)
+    console = make_console(as_json=as_json)
     if list_studies:
         _print_studies(as_json=as_json)
         return
@@ -104,7 +102,7 @@ def main(
     spec = sized_spec(
         file.spec,
         quick=quick,
-        pins=_pins(settings, epochs),
+        pins={**pins_of(settings), **({} if epochs is None else {"training/epochs": epochs})},
         trials=trials,
         hours=hours,
         first_rung=first_rung,
@@ -210,28 +208,8 @@ def _run(
     sys.exit(ended.exit_code)
 
 
-def _console(*, as_json: bool) -> Console:
-    """Where people read; results go to stdout alone under --json."""
-    console = PatientConsole(stderr=as_json)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = LOG_WIDTH  # a log has no edge, and a folded path cannot be copied
-    return console
-
-
 def _default_name(file: StudyFile, *, quick: bool, published: bool) -> str:
     return file.name + "-published" * published + "-quick" * quick
-
-
-def _pins(settings: Sequence[str], epochs: int | None) -> dict[str, Value]:
-    pins: dict[str, Value] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set must be part/field=value, got {setting!r}")
-        pins[key.strip()] = parse_value(key.strip(), text)
-    if epochs is not None:
-        pins["training/epochs"] = epochs
-    return pins
 
 
 def _rung(text: str) -> int | None:

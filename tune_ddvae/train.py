@@ -13,17 +13,17 @@ from rich.console import Console
 from rich.text import Text
 
 from tune_ddvae.catalogue import find_study, known_studies
-from tune_ddvae.cli import PatientConsole, reader_may_go
-from tune_ddvae.config import OBJECTIVES, TrialConfig, Value, parse_value, with_overrides
+from tune_ddvae.cli import make_console, pins_of, reader_may_go
+from tune_ddvae.config import FIELDS, OBJECTIVES, TrialConfig, Value, with_overrides
 from tune_ddvae.errors import ConfigError
 from tune_ddvae.training.options import (
+    KEYS,
     REGULARISERS,
     VARIANCES,
     configured,
     differences,
 )
 
-LOG_WIDTH = 160
 LONGEST_NAME = 400
 FOLDER = "runs"
 # Each model with the study whose base configuration holds the paper's settings for it.
@@ -65,7 +65,7 @@ terminated."""
 @click.option("--hidden-dim", type=int, help="Width of plain layers.")
 @click.option("--num-hidden-layers", type=int, help="Number of plain layers.")
 @click.option("--fBase", "fBase", type=int, help="Channels of the first convolution.")
-@click.option("--epochs", type=int, help="How long to train.")
+@click.option("--epochs", type=int, help="How long; another number is another training.")
 @click.option("--batch-size", type=int, help="Points a batch.")
 @click.option("--lr", type=float, help="Adam's learning rate.")
 @click.option("--beta1", type=float, help="Adam's first decay.")
@@ -113,7 +113,7 @@ def main(
     It is put together from the options, or is a setting that a study publishes, as in
     sparsity/gamma_0.8_alpha_100, or that of a tracked run. Metrics are measured on the test set.
     """
-    console = _console(as_json=as_json)
+    console = make_console(as_json=as_json)
     given = {
         option.replace("_", "-"): value
         for option, value in options.items()
@@ -129,7 +129,7 @@ def main(
         _refuse_beside_run(setting, model, given, settings, skip_test=skip_test)
         request |= _repeated(from_run, tracking_uri)
     else:
-        request |= _asked(setting, model, given, _pins(settings))
+        request |= _asked(setting, model, given, pins_of(settings))
         request["tracking_uri"] = tracking_uri
     request["name"] = _name(name, request["name"])
     request["folder"] = _folder(save_dir, request["name"])
@@ -155,7 +155,7 @@ def _run(request: Mapping[str, Any], console: Console, *, as_json: bool) -> None
 
 
 def _asked(
-    setting: str | None, model: str | None, options: Mapping[str, Value], pins: Mapping[str, Value]
+    setting: str | None, model: str | None, options: Mapping[str, Value], fixed: Mapping[str, Value]
 ) -> dict[str, Any]:
     """The configuration that options, or a published setting, mean."""
     if setting is not None:
@@ -172,7 +172,7 @@ def _asked(
             f"name a --model ({', '.join(MODELS)}), a published setting (as in "
             "sparsity/gamma_0.8_alpha_100) or a tracked run with --from-run"
         )
-    config = configured(base, options, published, pins)
+    config = configured(base, options, published, fixed)
     what = setting or str(model)
     plain = configured(base, {}, published, {})
     return {
@@ -186,11 +186,22 @@ def default_name(what: str, config: TrialConfig, plain: TrialConfig) -> str:
     """The model or setting, and how its configuration differs from the plain one."""
     changes = {**differences(config, plain), "training/seed": config.training.seed}
     parts = [
-        f"{key.removesuffix('/kind').rpartition('/')[2]} {value}"
+        f"{_short(key)} {value}"
         for key, value in changes.items()
         if value is not None  # another kind's field, or as published
     ]
     return ", ".join([what, *parts])
+
+
+def _short(key: str) -> str:
+    """The field as people call it: its last name, where no other field has that one too."""
+    if KEYS.get(name := _last_name(key)) == key:  # the one whose option is called so
+        return name
+    return name if sum(_last_name(other) == name for other in FIELDS) == 1 else key
+
+
+def _last_name(key: str) -> str:
+    return key.removesuffix("/kind").rpartition("/")[2]
 
 
 def _published(setting: str) -> tuple[TrialConfig, Mapping[str, Value]]:
@@ -256,28 +267,10 @@ def _folder(save_dir: str | None, name: str) -> Path:
     from tune_ddvae.tuning.storage import slug
 
     if save_dir is None:
-        return Path(FOLDER).absolute() / slug(name)
+        return Path(FOLDER).absolute() / slug(name, "training")
     if not save_dir.strip():
         raise ConfigError("--save-dir must name a folder, got nothing")
     return Path(save_dir).expanduser().absolute()
-
-
-def _pins(settings: Sequence[str]) -> dict[str, Value]:
-    pins: dict[str, Value] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set must be part/field=value, got {setting!r}")
-        pins[key.strip()] = parse_value(key.strip(), text)
-    return pins
-
-
-def _console(*, as_json: bool) -> Console:
-    """Where people read; results go to stdout alone under --json."""
-    console = PatientConsole(stderr=as_json)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = LOG_WIDTH  # a log has no edge, and a folded path cannot be copied
-    return console
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from tune_ddvae.analysis.view import (
     look,
     moved,
     of_many_classes,
+    points_of,
     prior_samples,
     setting,
     traversed_dimensions,
@@ -198,6 +199,15 @@ def test_interpolations_go_away_from_0_in_the_dimensions_that_each_code_uses_mos
             farthest = expected(model, far.unsqueeze(0))[0, 0]
             np.testing.assert_allclose(canvas[top : top + 16, -16:], farthest, atol=1e-5)
     assert signs == {-1.0, 1.0}
+
+
+def test_training_points_are_looked_at_where_asked_and_named_so(tmp_path):
+    model = make_pinwheel(tmp_path)
+    view = look(model, split="train")
+    np.testing.assert_array_equal(view.inputs, model.dataset.train.head(100))
+    np.testing.assert_array_equal(view.classes, model.dataset.train.classes[:100])
+    assert points_of(model, view) == "100 training points"
+    assert points_of(model, look(model)) == "100 validation points"
 
 
 def test_classes_without_points_and_few_points_leave_empty_cells(tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -5,7 +6,8 @@ import torch
 
 from tests.contracts import PriorContract
 from tests.numerics import golden
-from tune_ddvae.config import PriorConfig
+from tune_ddvae.config import DataConfig, PriorConfig
+from tune_ddvae.data import Split, load, principal_variances
 from tune_ddvae.errors import ConfigError
 from tune_ddvae.models import make_prior
 from tune_ddvae.models.densities import (
@@ -126,7 +128,9 @@ def test_any_variances_will_do_where_a_state_is_loaded():
 
 @pytest.mark.parametrize("nothing", [0.0, -1e-17, 1e-12, math.nan, -math.inf])
 def test_a_principal_variance_of_nothing_is_refused_with_the_size_that_would_do(nothing):
-    message = "of the largest, 6; number 3 of these data is .*: model/latent_dim can be 2 at most"
+    message = (
+        r"latent_dim up to the number of directions .*, 2; got 4: .* number 3 is .* largest, 6"
+    )
     with pytest.raises(ConfigError, match=message):
         _anisotropic([6.0, 1.5, nothing, 0.0])
 
@@ -135,6 +139,21 @@ def test_a_principal_variance_of_nothing_is_refused_with_the_size_that_would_do(
 def test_too_few_principal_variances_are_refused(variances, got):
     with pytest.raises(ConfigError, match=f"needs the data's 4 largest .*, got {got}"):
         make_prior(PriorConfig(kind="anisotropic"), 4, variances)
+
+
+@pytest.mark.parametrize(
+    ("points", "num", "message"),
+    [(6, 5, None), (6, 6, "vary, 5; got 6"), (1, 1, "vary, 0; got 1"), (300, 257, "can be 256 at")],
+)
+def test_a_latent_space_has_no_more_dimensions_than_the_data_vary_in(points, num, message):
+    digits = load(DataConfig(name="digits", num_train=300))
+    some = dataclasses.replace(digits, train=Split(digits.train.head(points), None))
+    config, variances = PriorConfig(kind="anisotropic"), principal_variances(some, num)
+    if message is None:
+        assert make_prior(config, num, variances).scale.isfinite().all()
+    else:
+        with pytest.raises(ConfigError, match=message):
+            make_prior(config, num, variances)
 
 
 @pytest.mark.parametrize(

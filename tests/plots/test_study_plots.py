@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from matplotlib.collections import FillBetweenPolyCollection
+from matplotlib.collections import FillBetweenPolyCollection, LineCollection
 
 from tune_ddvae.plots.density import Panel, density_panels
-from tune_ddvae.plots.study import Series, spread, sweep, tradeoff
+from tune_ddvae.plots.seeds import Series, spread
+from tune_ddvae.plots.study import sweep, tradeoff
 from tune_ddvae.plots.trials import Course, histories, pareto
 
 SCORE, RECONSTRUCTION, HOYER = (
@@ -69,6 +70,7 @@ def test_one_seed_says_nothing_of_others_and_an_absent_value_is_no_seed():
     found = spread(np.array([1.0, 2.0, 2.0]), np.array([5.0, 3.0, np.nan]))
     assert np.isnan(found.error).all()
     np.testing.assert_array_equal(found.num, [1, 1])
+    np.testing.assert_array_equal(found.num_trained, [1, 2])
     assert len(spread(np.array([1.0]), np.array([np.nan])).swept) == 0
 
 
@@ -127,6 +129,45 @@ def test_a_network_that_lacks_a_metric_is_left_out_of_that_panel_alone():
         )
     )
     assert [texts(axes) for axes in figure.axes[:2]] == [["β 1", "β 4"], ["β 1"]]
+    assert [axes.get_title() for axes in figure.axes[:2]] == [
+        "",
+        "no value: normal at β 4 (0 of 2 seeds)",
+    ]
+
+
+def test_a_point_says_of_how_many_seeds_it_is_where_not_of_as_many_as_the_others():
+    one = make_series(swept=np.array([1.0, 1.0, 4.0, 8.0, 8.0]))
+    one.metrics[SCORE][4] = np.nan
+    figure = drawn(tradeoff([one], x=RECONSTRUCTION, ys=[SCORE], swept="objective/beta", title="t"))
+    assert texts(figure.axes[0]) == ["β 1", "β 4, 1 seed", "β 8, 1 of 2 seeds"]
+    assert legend(figure) == ["normal (1 to 2 seeds)"]
+
+
+def test_axes_hold_all_points_and_bars_of_two_seeds_as_far_as_they_fit():
+    one = make_series(swept=np.array([1.0, 1.0, 1.0, 1.0]))
+    one.metrics[SCORE][:] = [0.2, 0.2, 0.7, 0.7]
+    one.metrics[RECONSTRUCTION][:] = [-50.0, -50.0, -40.0, -40.0]
+    two = make_series("two", swept=np.array([1.0, 1.0]))
+    two.metrics[SCORE][:] = [0.3, 0.6]
+    two.metrics[RECONSTRUCTION][:] = [-49.0, -41.0]
+    figure = drawn(
+        tradeoff([one, two], x=RECONSTRUCTION, ys=[SCORE], swept="objective/beta", title="t")
+    )
+    axes = figure.axes[0]
+    for (low, high), least, most in (
+        (axes.get_ylim(), 0.2, 0.7),
+        (axes.get_xlim(), -50.0, -40.0),
+    ):
+        span = most - least
+        assert low == pytest.approx(least - 0.12 * span)
+        assert high == pytest.approx(most + 0.12 * span)
+
+
+def test_single_networks_without_a_metric_are_counted_above_the_panel():
+    one = make_series("normal, searched", is_line=False)
+    one.metrics[SCORE][0] = np.nan
+    figure = drawn(tradeoff([one], x=RECONSTRUCTION, ys=[SCORE], swept="objective/beta", title="t"))
+    assert figure.axes[0].get_title() == "no value: 1 of 4 normal, searched"
 
 
 # -- over alpha --------------------------------------------------------------------------------------
@@ -164,6 +205,63 @@ def test_the_legend_tells_how_many_seeds_a_line_rests_on():
     uneven = make_series(swept=np.array([0.0, 0.0, 10.0]))
     figure = sweep([uneven], panels=[[HOYER]], swept="objective/alpha", title="t")
     assert legend(figure) == ["normal (1 to 2 seeds)"]
+    assert texts(figure.axes[0]) == ["1 seed"]
+
+
+def test_seeds_that_lack_a_metric_are_told_in_the_panel_of_that_metric_alone():
+    one = make_series("sparse, γ 0.8", swept=ALPHAS)
+    one.metrics[HOYER][[0, 3, 4, 9, 10, 11]] = np.nan
+    panels = [[HOYER], [RECONSTRUCTION]]
+    figure = drawn(sweep([one], panels=panels, swept="objective/alpha", title="t"))
+    first, second = figure.axes
+    assert texts(first) == ["2 of 3 seeds", "1 of 3 seeds"]
+    assert first.get_title() == "no value: sparse, γ 0.8 at α 1000 (0 of 3 seeds)"
+    assert (texts(second), second.get_title()) == ([], "")
+    assert legend(figure) == ["sparse, γ 0.8 (3 seeds)"]
+
+
+def test_seeds_that_lack_the_dotted_metric_are_told_where_it_is():
+    one = make_series(swept=ALPHAS)
+    one.metrics["sparsity/hoyer"] = one.metrics[HOYER] + 0.1
+    one.metrics["sparsity/hoyer"][0] = np.nan
+    figure = drawn(
+        sweep([one], panels=[[HOYER, "sparsity/hoyer"]], swept="objective/alpha", title="t")
+    )
+    (told,) = figure.axes[0].texts
+    assert told.get_text() == "2 of 3 seeds"
+    assert told.xy[1] == pytest.approx(spread(ALPHAS, one.metrics["sparsity/hoyer"]).mean[0])
+
+
+def band_points(axes) -> set[float]:
+    """Swept values that lie in a band of some height."""
+    found = set()
+    for band in axes.collections:
+        if isinstance(band, FillBetweenPolyCollection):
+            for path in band.get_paths():
+                for at in np.unique(path.vertices[:, 0]):
+                    ups = path.vertices[path.vertices[:, 0] == at, 1]
+                    assert ups.max() > ups.min()
+                    found.add(float(at))
+    return found
+
+
+def test_one_seed_has_no_band():
+    one = make_series(swept=np.array([0.0, 0.0, 10.0, 10.0, 100.0]))
+    figure = drawn(sweep([one], panels=[[HOYER]], swept="objective/alpha", title="t"))
+    assert band_points(figure.axes[0]) == {0.0, 10.0}
+    single = make_series(swept=np.array([0.0, 10.0, 100.0]))
+    figure = drawn(sweep([single], panels=[[HOYER]], swept="objective/alpha", title="t"))
+    assert band_points(figure.axes[0]) == set()
+
+
+def test_several_seeds_between_points_of_one_have_a_bar():
+    one = make_series(swept=np.array([0.0, 10.0, 10.0, 100.0]))
+    figure = drawn(sweep([one], panels=[[HOYER]], swept="objective/alpha", title="t"))
+    (bars,) = (c for c in figure.axes[0].collections if isinstance(c, LineCollection))
+    (segment,) = bars.get_segments()
+    found = spread(one.swept, one.metrics[HOYER])
+    low, high = found.mean[1] - found.error[1], found.mean[1] + found.error[1]
+    np.testing.assert_allclose(segment, [(10.0, low), (10.0, high)])
 
 
 def test_published_values_are_marks_of_their_own_and_only_where_there_are_any():
@@ -175,6 +273,15 @@ def test_published_values_are_marks_of_their_own_and_only_where_there_are_any():
     ]
     assert "published" in legend(figure)
     assert "published" not in legend(over_alpha()[1])
+    one = make_series(swept=ALPHAS, published={HOYER: stated})
+    figure = sweep(
+        [one],
+        panels=[[HOYER]],
+        swept="objective/alpha",
+        title="t",
+        published="published, 80 epochs",
+    )
+    assert "published, 80 epochs" in legend(figure)
 
 
 def test_alphas_without_zero_need_no_straight_part():
@@ -230,6 +337,27 @@ def test_histories_have_a_line_for_each_trial_and_the_best_are_bold():
         widths = [line.get_linewidth() for line in axes.lines]
         assert widths[-1] > widths[0]
     assert figure.axes[-1].get_xlabel() == "epoch"
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_trial_with_one_known_value_is_a_dot_in_the_histories(is_whole):
+    courses = [
+        make_course(0, is_whole=is_whole, first=(0.2,), second=(-5.0,)),
+        make_course(1, is_whole=is_whole, first=(np.nan, 0.4), second=(-5.0, -4.0)),
+        make_course(2, first=(0.2, 0.3)),
+    ]
+    figure = drawn(histories(courses, metrics=[HOYER], title="t"))
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert sorted((*line.get_xdata(), *line.get_ydata()) for line in dots) == [(1, 0.2), (2, 0.4)]
+    assert all(line.get_markersize() > 0 for line in dots)
+
+
+@pytest.mark.parametrize("first", [(0.2, 0.3), (0.2,)])
+def test_epochs_are_whole_numbers(first):
+    figure = drawn(histories([make_course(first=first)], metrics=[HOYER], title="t"))
+    low, high = figure.axes[0].get_xlim()
+    ticks = [at for at in figure.axes[0].get_xticks() if low <= at <= high]
+    assert ticks == list(range(1, len(first) + 1))
 
 
 def test_a_study_whose_trials_lack_the_metric_still_has_a_picture():

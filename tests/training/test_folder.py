@@ -71,7 +71,11 @@ def test_a_damaged_line_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objective/beta": 4.0}, "objective/beta is 1.0 there, 4.0 here"),
+        ({"objective/beta": 4.0}, "objective/beta is 1.0 there, 4.0 here; give this one"),
+        (
+            {"training/epochs": 9},
+            r"training/epochs is 3 there, 9 here \(another number of epochs is another training: ",
+        ),
         ({"checksum of the data": "xyz"}, "checksum of the data is 'abc' there, 'xyz' here"),
         ({"a/new_key": 1}, "a/new_key is None there, 1 here"),
     ],
@@ -146,3 +150,13 @@ def test_a_damaged_note_of_which_training_it_is_is_named(tmp_path):
     (tmp_path / "training.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"training.json is damaged"):
         open_folder(tmp_path, IDENTITY)
+
+
+def test_a_checkpoint_that_was_set_aside_counts_for_nothing_and_is_kept(tmp_path):
+    folder, trainer = open_folder(tmp_path, IDENTITY), make_trainer(tiny())
+    for _ in range(2):  # a second one of the same epoch takes the first one's place
+        folder.add(trainer.step())
+        aside = folder.set_aside(folder.save(trainer))
+        trainer = make_trainer(tiny())
+    assert (aside / "state.pt").is_file()
+    assert (folder.checkpoints(), folder.kept_epoch) == ([], 0)

@@ -191,3 +191,20 @@ def test_without_evaluation_training_is_the_same(config, dataset, straight):
         assert {k: v for k, v in found.items() if not k.endswith("seconds")} == {
             k: v for k, v in row.items() if k.startswith("training/") and not k.endswith("seconds")
         }
+
+
+def test_damaged_checkpoints_never_take_the_place_of_new_ones(trained, straight, tmp_path):
+    path = tmp_path / "damaged"
+    folder, _, _ = trained(path)
+    assert epochs_of(folder) == [6, 5]
+    for damaged in folder.checkpoints():
+        (damaged / checkpoint.STATE_FILE).write_bytes(b"half")
+    per_epoch = 20  # batches and metrics: more than two epochs have passed after 60
+    folder, watching, is_done = trained(path, Watching(3 * per_epoch))
+    assert not is_done
+    assert watching.starts == [0]
+    assert len(watching.rows) > 1
+    last = watching.rows[-1].epoch
+    assert (folder.kept_epoch, epochs_of(folder)) == (last, [last, last - 1])
+    trained(path)
+    assert_same(folder, straight)

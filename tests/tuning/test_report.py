@@ -12,7 +12,9 @@ from rich.console import Console
 from search_spaces import clustering, sparsity
 from tests.tuning.screens import printed, summed_up
 from tests.tuning.simulated import drive, make_spec, open_study
+from tune_ddvae.analysis.figures import model_densities
 from tune_ddvae.analysis.published import published_value
+from tune_ddvae.analysis.view import look
 from tune_ddvae.config import to_flat, with_overrides
 from tune_ddvae.tuning import ranking, report, report_figures, session
 from tune_ddvae.tuning.live import LiveStudy
@@ -144,11 +146,14 @@ def test_trials_of_a_search_are_single_networks_beside_the_lines():
 def test_the_paper_s_values_stand_beside_the_settings_that_they_are_of():
     spec = sparsity.STUDY
     trials = [
-        make_trial(number, spec, {HOYER: 0.1}, objective__alpha=alpha)
+        make_trial(number, spec, {HOYER: 0.1}, objective__alpha=alpha, data__num_validation=0)
         for number, alpha in enumerate([0.0, 50.0, 100.0])
     ]
     (line,) = swept_lines(whole_trials(trials), ALPHA, [HOYER])
     np.testing.assert_array_equal(line.published[HOYER], [0.362, np.nan, 0.552])
+    (figure,) = (make() for name, make in study_figures(of_trials(spec, trials)) if name == "alpha")
+    (drawn,) = figure.legends
+    assert "published, 80 epochs" in [text.get_text() for text in drawn.get_texts()]
 
 
 @pytest.mark.parametrize(
@@ -160,10 +165,21 @@ def test_the_paper_s_values_stand_beside_the_settings_that_they_are_of():
         ({ALPHA: 100.0, BETA: 5.0}, None),
         ({ALPHA: 100.0, "model/latent_dim": 10}, None),
         ({ALPHA: 100.0, "prior/kind": "student_t"}, None),
+        ({ALPHA: 100.0, "prior/spike_scale": 0.2236}, None),
+        ({ALPHA: 100.0, "prior/kind": "normal", "prior/scale": 2.0}, None),
+        ({ALPHA: 100.0, "objective/divergence": "inclusive_kl"}, None),
+        ({ALPHA: 100.0, "objective/num_samples": 5}, None),
+        ({ALPHA: 100.0, "likelihood/scale": 0.2}, None),
+        ({ALPHA: 100.0, "optimiser/learning_rate": 1e-3}, None),
+        ({ALPHA: 100.0, "data/num_train": 3_000}, None),
+        ({ALPHA: 100.0, "data/num_validation": 5_000}, None),
+        ({ALPHA: 100.0, "model/width": 8}, None),
+        ({ALPHA: 100.0, "data/num_train": 60_000, "model/width": 32}, 0.552),
+        ({ALPHA: 100.0, "training/epochs": 3}, 0.552),
     ],
 )
 def test_a_published_value_belongs_to_one_configuration(changes, value):
-    config = to_flat(with_overrides(sparsity.STUDY.base, changes))
+    config = to_flat(with_overrides(sparsity.STUDY.base, {"data/num_validation": 0, **changes}))
     assert published_value(config, HOYER) == value
     assert published_value(config, "sparsity/hoyer") is None
 
@@ -305,6 +321,23 @@ def test_a_report_holds_every_figure_as_png_and_pdf(trained):
     for file in made.files:
         start = file.read_bytes()[:8]
         assert start.startswith(b"%PDF" if file.suffix == ".pdf" else b"\x89PNG")
+
+
+def test_density_panels_show_the_training_points_that_clusters_are_counted_on(trained):
+    study, _ = trained
+    (figure,) = (make() for name, make in study_figures(material(study)) if name == "densities")
+    assert "of 400 training points" in figure.get_suptitle()
+    axes = figure.axes[0]
+    trial = next(t for t in study.trials.values() if t.config[ALPHA] == 0.0)
+    model = report_figures.open_trial(material(study), trial)
+    image = axes.images[0]
+    edges = np.linspace(*image.get_extent()[:2], image.get_array().shape[0] + 1)
+    of_training, of_test = (
+        model_densities(model, look(model, split=split), edges)[1]
+        for split in ("train", "evaluation")
+    )
+    np.testing.assert_allclose(image.get_array(), of_training, atol=1e-9)
+    assert not np.allclose(of_training, of_test, atol=1e-3)
 
 
 def test_the_best_trial_has_its_own_figures_in_a_folder_of_its_own(trained):

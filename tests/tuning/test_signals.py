@@ -4,7 +4,13 @@ import signal
 import pytest
 
 from tune_ddvae import exit_codes
-from tune_ddvae.tuning.signals import StopSwitch, exit_code_of, signals_stop, terminate_cleanly
+from tune_ddvae.tuning.signals import (
+    StopSwitch,
+    exit_code_of,
+    signals_end,
+    signals_stop,
+    terminate_cleanly,
+)
 
 KEPT = "what was recorded is kept; the same command goes on"
 SIGNALS = [
@@ -84,3 +90,12 @@ def test_termination_unwinds_the_stack_so_that_what_is_held_is_let_go():
     assert ended.value.code == exit_codes.TERMINATED
     assert ended.value.__notes__ == [f"terminated: {KEPT}"]
     assert let_go == ["lock"]
+
+
+@pytest.mark.parametrize(("number", "reason", "code"), SIGNALS)
+def test_where_nothing_goes_on_a_signal_ends_with_a_note_of_its_own(number, reason, code):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended, signals_end("begin anew"):
+        signal.raise_signal(number)
+    assert (ended.value.code, ended.value.__notes__) == (code, [f"{reason}: begin anew"])
+    assert signal.getsignal(number) == before

@@ -142,3 +142,9 @@ def test_the_write_ahead_log_is_not_used_on_network_file_systems(
 
 def test_free_space_is_a_number_of_bytes(tmp_path):
     assert 0 <= free_bytes(tmp_path) < 2**63
+
+
+def test_a_name_of_which_nothing_plain_is_left_is_called_by_its_kind():
+    assert slug("/").startswith("study--")
+    assert slug("/", "training").startswith("training--")
+    assert slug("a", "training") == "a"

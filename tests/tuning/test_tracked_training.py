@@ -1,6 +1,7 @@
 import json
 import shutil
 import socket
+import threading
 
 import pytest
 from mlflow import MlflowClient
@@ -16,6 +17,7 @@ from tune_ddvae.tuning.tracked_training import (
     EXPERIMENT,
     PATIENCE_S,
     TrackedTraining,
+    TrackingThread,
     history_of,
     rungs_of,
     tags_of,
@@ -236,3 +238,64 @@ def test_facts_have_the_names_that_trials_have_them_under():
 def test_a_history_is_by_metric_and_epoch():
     rows = [TrainedRow(1, 0.0, {"a": 1.0}), TrainedRow(2, 0.0, {"a": 2.0, "b": 3.0})]
     assert history_of(rows) == {"a": {1: 1.0, 2: 2.0}, "b": {2: 3.0}}
+
+
+def test_in_the_background_a_training_comes_to_the_same(tracking):
+    thread = TrackingThread(tracking.begin())
+    for epoch in (1, 2, 3):
+        tracking.folder.add(result(epoch))
+        thread.wake()
+    thread.finish(view.FINISHED, "complete")
+    assert (tracking.run.info.status, tracking.said) == ("FINISHED", [])
+    assert tracking.points() == tracking.expected()
+    assert len(tracking.points()) == 3
+
+
+@pytest.fixture
+def stuck(monkeypatch):
+    """A server that lets its caller wait until the test is over."""
+    is_asked, may_go_on = threading.Event(), threading.Event()
+
+    def wait(*_args):
+        is_asked.set()
+        may_go_on.wait()
+        raise ConnectionError("too late")
+
+    monkeypatch.setattr(tracked_training.Server, "__init__", wait)
+    yield is_asked
+    may_go_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "tracking":
+            thread.join()
+
+
+def test_a_server_that_never_answers_delays_nothing_and_is_told_of_once(tracking, stuck):
+    thread = TrackingThread(tracking.begin())
+    thread.wake()
+    assert stuck.wait(30)
+    for epoch in (1, 2, 3):
+        tracking.folder.add(result(epoch))
+        thread.wake()
+    thread.finish(view.FINISHED, "complete", timeout_s=0.1)
+    (said,) = tracking.said
+    assert tracking.uri in said
+    assert "too slow: 0.1 s were over" in said
+    assert "kept in its folder and sent by the same command" in said
+
+
+def test_nothing_is_told_once_nobody_waits_any_longer(tracking, stuck):
+    tracked = tracking.begin()
+    tracked.abandon(0.1)
+    tracking.said.clear()
+    thread = TrackingThread(tracked)
+    thread.finish(view.FINISHED, "complete", timeout_s=0.1)
+    assert tracking.said == []
+
+
+def test_a_dead_server_is_told_of_once_by_the_end_too(tracking, dead_uri):
+    thread = TrackingThread(tracking.begin(uri=dead_uri))
+    tracking.folder.add(result(1))
+    thread.wake()
+    thread.finish(view.FINISHED, "complete")
+    (said,) = tracking.said
+    assert f"MLflow at {dead_uri} does not take this training" in said

@@ -781,6 +781,23 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
         check_tracking(f"sqlite:///{tmp_path}/notes.txt/mlflow.db", "clustering")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc, where nobody can write")
+def test_a_database_that_nobody_can_make_is_refused_even_for_root():
+    for path in ("/proc/x.db", "/proc/self/status"):
+        with pytest.raises(TrackingError, match=rf"the tracking database {path} must be"):
+            check_tracking(f"sqlite:///{path}", "clustering")
+
+
+def test_a_database_in_a_folder_that_takes_no_journal_is_refused(uri, tmp_path, monkeypatch):
+    def refuse(**_facts):
+        raise PermissionError(13, "Permission denied")
+
+    assert check_tracking(uri, "clustering") == []
+    monkeypatch.setattr(tracking_check.tempfile, "TemporaryDirectory", refuse)
+    with pytest.raises(TrackingError, match=r"Permission denied.*--tracking-uri"):
+        check_tracking(uri, "clustering")
+
+
 def test_a_deleted_experiment_is_found_with_the_step_that_restores_it(uri):
     client = MlflowClient(tracking_uri=uri)
     number = client.create_experiment("clustering")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,13 +17,14 @@ from tune_ddvae.models import Posterior, Prior
 
 NUM_POINTS = 2_000  # of a split, at most
 TRAVERSED_SHARE = (0.01, 0.99)
+LookedAt = Literal["evaluation", "train"]  # what metrics are measured on, or the training points
 _BATCH = 250  # points at a time
 _CELL_POINTS = 4  # of a cell, on a side, that the prior's density is averaged over
 
 
 @dataclass(frozen=True)
 class View:
-    """Points of a model's evaluation split and what its encoder makes of them, on the CPU.
+    """Points of one of a model's splits and what its encoder makes of them, on the CPU.
 
     Attributes:
         inputs: As the model sees them.
@@ -30,6 +32,7 @@ class View:
         posterior: Of each point.
         is_active: Dimensions whose posterior mean varies, as latent/active_units counts them.
         order: All dimensions, the one whose posterior mean varies most first.
+        split: Whose points they are.
     """
 
     inputs: Float[Tensor, " batch *shape"]
@@ -37,20 +40,31 @@ class View:
     posterior: Posterior
     is_active: Bool[Tensor, " latent"]
     order: Int64[Tensor, " latent"]
+    split: LookedAt = "evaluation"
 
 
 @torch.no_grad()
-def look(model: TrainedModel, num_points: int = NUM_POINTS) -> View:
-    """The first points of the evaluation split, encoded.
+def look(
+    model: TrainedModel,
+    num_points: int = NUM_POINTS,
+    split: LookedAt = "evaluation",
+) -> View:
+    """The first points of a split, encoded.
+
+    Args:
+        model: Whose points and encoder.
+        num_points: At most.
+        split: Whose points.
 
     Raises:
         AbsentMetric: If there are fewer than two points, or a posterior mean is not finite.
     """
-    split = model.dataset.evaluation
-    raw = split.head(num_points)
+    dataset = model.dataset
+    points = dataset.train if split == "train" else dataset.evaluation
+    raw = points.head(num_points)
     inputs, means, scales = [], [], []
     for part in torch.split(raw, _BATCH):
-        batch = model.dataset.to_float(part.to(model.device))
+        batch = dataset.to_float(part.to(model.device))
         posterior = model.vae.encode(batch)
         inputs.append(batch.cpu())
         means.append(posterior.mean.cpu())
@@ -59,10 +73,11 @@ def look(model: TrainedModel, num_points: int = NUM_POINTS) -> View:
     active = active_units(mean, model.config.metrics.active_threshold)
     return View(
         inputs=torch.cat(inputs),
-        classes=None if split.classes is None else split.classes[: len(raw)].cpu(),
+        classes=None if points.classes is None else points.classes[: len(raw)].cpu(),
         posterior=Posterior(mean, torch.cat(scales)),
         is_active=active.mask,
         order=mean.double().var(0).argsort(descending=True, stable=True),
+        split=split,
     )
 
 
@@ -163,7 +178,8 @@ def title(model: TrainedModel, what: str, basis: str) -> str:
 
 def points_of(model: TrainedModel, view: View, num: int | None = None) -> str:
     """How many points of which split, in words; ``num`` of them where not all are shown."""
-    split = "test" if model.dataset.validation is None else "validation"
+    of_evaluation = "test" if model.dataset.validation is None else "validation"
+    split = "training" if view.split == "train" else of_evaluation
     some = "" if num is None else f"{num} of "
     return f"{some}{len(view.inputs):,} {split} points"
 

@@ -7,11 +7,13 @@ from tune_ddvae.config import DataConfig
 from tune_ddvae.data import digits, dsprites, fashion_mnist, pinwheel
 from tune_ddvae.data.dataset import Dataset, FactorGrid, Split
 from tune_ddvae.data.principal import principal_variances
+from tune_ddvae.errors import ConfigError
 
 __all__ = [
     "Dataset",
     "FactorGrid",
     "Split",
+    "check_dir",
     "checksum",
     "load",
     "place",
@@ -66,6 +68,19 @@ def place(config: DataConfig, data_dir: Path | None = None) -> str:
         DataError: A folder was given and lacks files, or what can be told of them at once is wrong.
     """
     return _PLACE[config.name](data_dir)
+
+
+def check_dir(config: DataConfig, data_dir: Path | None) -> None:
+    """Refuse a folder that was given for data that have no files.
+
+    Raises:
+        ConfigError: It was; says where those data come from.
+    """
+    if data_dir is not None and config.name not in _PREPARE:
+        raise ConfigError(
+            f"--data-dir must be left out where data have no files, got {data_dir}: {config.name} is "
+            f"{place(config)}"
+        )
 
 
 def load(config: DataConfig, data_dir: Path | None = None) -> Dataset:

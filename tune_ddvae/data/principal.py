@@ -7,7 +7,6 @@ from torch import Tensor
 
 from tune_ddvae.data import cache
 from tune_ddvae.data.dataset import Dataset
-from tune_ddvae.errors import ConfigError
 
 # Up to so many training points all count: Fashion-MNIST's, of 1,024 pixels, take seconds.
 ALL_POINTS = 60_000
@@ -15,8 +14,6 @@ ALL_POINTS = 60_000
 # variances by a percent.
 SOME_POINTS = 10_000
 _POINTS_AT_ONCE = 2_000
-# Below this share of the largest, a variance is rounding error: pixels that never change.
-_SMALLEST_SHARE = 1e-9
 
 
 def principal_variances(dataset: Dataset, num: int) -> Float64[Tensor, " num"]:
@@ -31,8 +28,11 @@ def principal_variances(dataset: Dataset, num: int) -> Float64[Tensor, " num"]:
         dataset: Whose training points count.
         num: How many variances.
 
+    Returns:
+        As many, or one for each dimension of the data where those are fewer. Where the data do not vary
+        they are zero, or what rounding leaves of that.
+
     Raises:
-        ConfigError: The data vary in fewer directions; names how many.
         DataError: The data cache cannot be used.
     """
     dims = _num_dims(dataset)
@@ -40,14 +40,7 @@ def principal_variances(dataset: Dataset, num: int) -> Float64[Tensor, " num"]:
     name = f"{dataset.name}-{dataset.checksum}-{len(dataset.train)}"
     path = cache.cache_dir() / "principal_variances" / f"{name}.bin"
     cache.ensure(path, dims * 8, lambda: [_all_variances(dataset)])
-    variances = torch.from_numpy(cache.open_shared(path).view(np.float64).copy())
-    num_varying = int((variances > _SMALLEST_SHARE * variances[0]).sum())
-    if num > num_varying:
-        raise ConfigError(
-            f"prior/kind anisotropic takes model/latent_dim up to the number of directions in "
-            f"which the training data vary, {num_varying} for {dataset.name}; got {num}"
-        )
-    return variances[:num]
+    return torch.from_numpy(cache.open_shared(path).view(np.float64)[:num].copy())
 
 
 def _all_variances(dataset: Dataset) -> Float64[np.ndarray, " dim"]:

@@ -24,8 +24,9 @@ from tune_ddvae.models.transport import DF_ENDS
 
 CLUSTER_MEANS = ((0.0, 1.0), (1.0, 0.0), (0.0, -1.0), (-1.0, 0.0))
 CLUSTER_SCALE = math.sqrt(0.03)
-# Principal variances below this share of the largest are what rounding leaves of none.
-_SMALLEST_SHARE = 1e-10
+# Principal variances below this share of the largest are what rounding leaves of none: of pixels that
+# never change, say.
+_SMALLEST_SHARE = 1e-9
 # Heavier tails than a square in float32 can hold.
 _FARTHEST_SAMPLE = 1e18
 
@@ -211,7 +212,8 @@ def make_prior(
             them. Where a stored state is loaded next, any positive ones do.
 
     Raises:
-        ConfigError: If the anisotropic prior gets no such variances.
+        ConfigError: If the anisotropic prior gets no such variances, or the data vary in fewer
+            directions than there are dimensions; names how many.
     """
     return _PRIORS[config.kind](config, latent_dim, variances)
 
@@ -220,9 +222,10 @@ def _anisotropic(
     config: PriorConfig, latent_dim: int, variances: Float64[Tensor, " latent"] | None
 ) -> Prior:
     if variances is None or len(variances) != latent_dim:
+        num = 0 if variances is None else len(variances)
         raise ConfigError(
             f"prior/kind anisotropic needs the data's {latent_dim} largest principal variances, got "
-            f"{'none' if variances is None else len(variances)}"
+            + (f"{num}: model/latent_dim can be {num} at most" if num else "none")
         )
     return AnisotropicPrior(
         _filled(config.variance_scale), variances, learns_variance=bool(config.learns_variance)
@@ -236,9 +239,10 @@ def _checked(variances: Float64[Tensor, " latent"]) -> Float64[Tensor, " latent"
     if not is_real.all():
         first = int(is_real.long().argmin())
         raise ConfigError(
-            f"prior/kind anisotropic needs principal variances above {_SMALLEST_SHARE} of the largest, "
-            f"{largest.item():.3g}; number {first + 1} of these data is {variances[first].item():.3g}: "
-            f"model/latent_dim can be {first} at most"
+            f"prior/kind anisotropic takes model/latent_dim up to the number of directions in which the "
+            f"training data vary, {first}; got {len(variances)}: principal variance number {first + 1} "
+            f"is {variances[first].item():.3g}, no more than rounding beside the largest, "
+            f"{largest.item():.3g}"
         )
     return variances
 

@@ -1,11 +1,11 @@
 """The paper's plots of a study: what beta and alpha do, as means and bands over seeds."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from tune_ddvae.config import METRICS
+from tune_ddvae.plots.seeds import Series, Spread, spread
 from tune_ddvae.plots.style import COLOURS, MARKERS, REFERENCE, WIDTH, new_figure, styled
 
 WIDE = 1.5 * WIDTH  # of two columns
@@ -25,62 +26,7 @@ _COUNTED = ("dimensions", "components")  # units
 _LONG_COLUMN = 3  # names in a legend
 _FAINT = 0.45
 _DARKER = 0.7
-
-
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """Trained networks that are shown as one: in one colour, under one name.
-
-    Attributes:
-        name: For the legend.
-        swept: The number that was varied, of each network.
-        metrics: Values of each network, by metric; nan where it has none.
-        is_line: Whether the networks differ in the swept number and in their seeds alone, so that
-            means over seeds have a meaning; else they are shown one by one.
-        published: What the paper states for each network's setting, by metric; nan for nothing.
-    """
-
-    name: str
-    swept: Float64[np.ndarray, " network"]
-    metrics: Mapping[str, Float64[np.ndarray, " network"]]
-    is_line: bool = True
-    published: Mapping[str, Float64[np.ndarray, " network"]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A metric over seeds, at each value of the swept number.
-
-    Attributes:
-        swept: The values, ascending.
-        mean: Over the seeds.
-        error: Two standard errors of that mean; nan where there is one seed.
-        num: How many seeds.
-    """
-
-    swept: Float64[np.ndarray, " point"]
-    mean: Float64[np.ndarray, " point"]
-    error: Float64[np.ndarray, " point"]
-    num: Int64[np.ndarray, " point"]
-
-
-def spread(
-    swept: Float64[np.ndarray, " network"], values: Float64[np.ndarray, " network"]
-) -> Spread:
-    """Mean and two standard errors (n - 1) over the networks of each swept value; nan is left out."""
-    known = np.isfinite(values)
-    points, which = np.unique(swept[known], return_inverse=True)
-    groups = [values[known][which == index] for index in range(len(points))]
-    num = np.array([len(group) for group in groups], dtype=np.int64)
-    mean = np.array([group.mean() for group in groups], dtype=np.float64)
-    error = np.array(
-        [
-            2.0 * group.std(ddof=1) / np.sqrt(len(group)) if len(group) > 1 else np.nan
-            for group in groups
-        ],
-        dtype=np.float64,
-    )
-    return Spread(points, mean, error, num)
+_PANEL_LETTERS = 48  # of a small line above a panel
 
 
 def metric_label(metric: str) -> str:
@@ -108,6 +54,8 @@ def tradeoff(
     """Metrics against another one, one line per series, each point labelled with what was varied.
 
     Points are means over seeds with two standard errors both ways; faint dots are single networks.
+    The axes hold all points, and bars as far as they fit: those of two seeds are wider than all else.
+    A label says of how many seeds a point is where some lack a metric or settings differ in number.
 
     Args:
         series: Of the study.
@@ -129,17 +77,18 @@ def tradeoff(
                 )
         axes.set_ylabel(metric_label(y))
         axes.set_xlabel(metric_label(x))
-        axes.margins(0.12)
+        _limit_to_points(axes, series, x, y)
+        _tell_absent(axes, series, symbol, (x, y))
     _legend(figure, grid)
     return figure
 
 
 def _tradeoff_line(axes: Axes, one: Series, x: str, y: str, index: int, symbol: str) -> None:
-    both = np.isfinite(one.metrics[x]) & np.isfinite(one.metrics[y])
-    swept, xs, ys = one.swept[both], one.metrics[x][both], one.metrics[y][both]
-    if not len(swept):
+    both = one.has((x, y))
+    if not both.any():
         return
-    across, up = spread(swept, xs), spread(swept, ys)
+    xs, ys = (np.where(both, one.metrics[metric], np.nan) for metric in (x, y))
+    across, up = spread(one.swept, xs), spread(one.swept, ys)
     colour = COLOURS[index % len(COLOURS)]
     if up.num.max() > 1:
         axes.plot(xs, ys, ".", color=colour, alpha=_FAINT, markersize=4, markeredgewidth=0)
@@ -152,10 +101,11 @@ def _tradeoff_line(axes: Axes, one: Series, x: str, y: str, index: int, symbol: 
         marker=MARKERS[index % len(MARKERS)],
         markersize=4,
         elinewidth=0.8,
-        label=f"{one.name} ({seeds_text(up.num)})",
+        label=one.line_name,
     )
     for point, value in enumerate(up.swept):
-        _label(axes, across.mean[point], up.mean[point], f"{symbol} {value:g}".strip(), colour)
+        text = ", ".join(filter(None, (f"{symbol} {value:g}".strip(), up.seeds(point))))
+        _label(axes, across.mean[point], up.mean[point], text, colour)
 
 
 def _tradeoff_cloud(
@@ -179,11 +129,35 @@ def _tradeoff_cloud(
             _label(axes, at, up, f"{symbol} {value:.2g}".strip(), colour)
 
 
-def _label(axes: Axes, at: float, up: float, text: str, colour: str) -> None:
+def _label(
+    axes: Axes, at: float, up: float, text: str, colour: str, *, is_left: bool = False
+) -> None:
     darker = tuple(_DARKER * part for part in to_rgb(colour))  # thin letters need it
     axes.annotate(
-        text, (at, up), xytext=(4, 4), textcoords="offset points", fontsize=7, color=darker
+        text,
+        (at, up),
+        xytext=(-4 if is_left else 4, 4),
+        textcoords="offset points",
+        ha="right" if is_left else "left",
+        fontsize=7,
+        color=darker,
     )
+
+
+def _limit_to_points(axes: Axes, series: Sequence[Series], x: str, y: str) -> None:
+    """Limits by the networks, which the means lie among, and not by bars."""
+    points = [np.stack([one.metrics[x], one.metrics[y]], axis=1)[one.has((x, y))] for one in series]
+    axes.ignore_existing_data_limits = True
+    axes.update_datalim(np.concatenate(points))
+    axes.margins(0.12)
+
+
+def _tell_absent(axes: Axes, series: Sequence[Series], symbol: str, metrics: Sequence[str]) -> None:
+    """Name above a panel what it has no point of."""
+    told = [text for one in series for text in one.absent(metrics, symbol)]
+    if told:
+        lines = textwrap.wrap(f"no value: {'; '.join(told)}", _PANEL_LETTERS)
+        axes.set_title("\n".join(lines), fontsize=7)
 
 
 @styled
@@ -193,17 +167,20 @@ def sweep(
     panels: Sequence[Sequence[str]],
     swept: str,
     title: str,
+    published: str = "published",
 ) -> Figure:
     """Metrics against the number that was varied: means with bands of two standard errors.
 
     The axis is logarithmic from the smallest value above 0 on, and straight from there down to 0.
-    Faint dots are single networks, stars what the paper states.
+    Faint dots are single networks, stars what the paper states. One seed has no band; a point that
+    some seeds lack the metric of, or settings that differ in number, say of how many seeds they are.
 
     Args:
         series: One line each.
         panels: Metrics of each panel; the first one is the line, others are dotted beside it.
         swept: Key of the number that was varied.
         title: Of the whole.
+        published: What the stars are called.
     """
     figure, grid = _panels(len(panels), len(series) + 2, title)
     for axes, metrics in zip(grid, panels, strict=True):
@@ -217,7 +194,9 @@ def sweep(
                     axes,
                     spread(one.swept, one.published[metrics[0]]),
                     COLOURS[index % len(COLOURS)],
+                    published,
                 )
+        _tell_absent(axes, series, SYMBOLS.get(swept, ""), metrics[:1])
         count_axis(axes, metrics[0])
         _swept_axis(axes, np.unique(np.concatenate([one.swept for one in series])))
         axes.set_ylabel(metric_label(metrics[0]))
@@ -229,14 +208,14 @@ def sweep(
 def _sweep_line(axes: Axes, one: Series, metrics: Sequence[str], index: int) -> None:
     colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
     main = spread(one.swept, one.metrics[metrics[0]])
-    num = spread(one.swept, np.zeros_like(one.swept)).num
-    name = f"{one.name} ({seeds_text(num)})"
-    axes.plot(main.swept, main.mean, color=colour, marker=marker, markersize=4, label=name)
-    band = np.nan_to_num(main.error)
-    axes.fill_between(
-        main.swept, main.mean - band, main.mean + band, color=colour, alpha=0.2, linewidth=0
-    )
-    if num.max() > 1:
+    axes.plot(main.swept, main.mean, color=colour, marker=marker, markersize=4, label=one.line_name)
+    low, high = main.mean - main.error, main.mean + main.error  # nan, so no band, at one seed
+    axes.fill_between(main.swept, low, high, color=colour, alpha=0.2, linewidth=0)
+    has_band = np.pad(np.isfinite(main.error), 1)
+    alone = has_band[1:-1] & ~has_band[:-2] & ~has_band[2:]  # a band of no width: a bar instead
+    axes.vlines(main.swept[alone], low[alone], high[alone], color=colour, linewidth=0.8)
+    _label_seeds(axes, main, colour)
+    if (main.num > 1).any():
         axes.plot(
             one.swept,
             one.metrics[metrics[0]],
@@ -249,15 +228,24 @@ def _sweep_line(axes: Axes, one: Series, metrics: Sequence[str], index: int) -> 
     for metric in metrics[1:]:
         beside = spread(one.swept, one.metrics[metric])
         axes.plot(beside.swept, beside.mean, ":", color=colour)
+        if not np.array_equal(beside.num, main.num):
+            _label_seeds(axes, beside, colour)
 
 
-def _stars(axes: Axes, stated: Spread, colour: str) -> None:
+def _label_seeds(axes: Axes, of: Spread, colour: str) -> None:
+    for point in range(len(of.swept)):
+        if text := of.seeds(point):
+            is_last = point == len(of.swept) - 1
+            _label(axes, of.swept[point], of.mean[point], text, colour, is_left=is_last)
+
+
+def _stars(axes: Axes, stated: Spread, colour: str, name: str) -> None:
     look: dict[str, Any] = {"marker": "*", "linestyle": "", "markersize": 9, "zorder": 3}
     if len(stated.swept):
         axes.plot(
             stated.swept, stated.mean, markerfacecolor="white", markeredgecolor=colour, **look
         )
-        axes.plot([], [], markerfacecolor="white", color=REFERENCE, label="published", **look)
+        axes.plot([], [], markerfacecolor="white", color=REFERENCE, label=name, **look)
 
 
 def _swept_axis(axes: Axes, values: Float64[np.ndarray, " value"]) -> None:
@@ -273,12 +261,6 @@ def _swept_axis(axes: Axes, values: Float64[np.ndarray, " value"]) -> None:
         axes.xaxis.set_major_locator(FixedLocator(values.tolist()))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
-
-
-def seeds_text(num: Int64[np.ndarray, " point"]) -> str:
-    """How many seeds a line's points rest on."""
-    low, high = int(num.min()), int(num.max())
-    return f"{low} to {high} seeds" if low < high else f"{high} seed{'s' * (high > 1)}"
 
 
 def _panels(num: int, num_names: int, title: str) -> tuple[Figure, list[Axes]]:

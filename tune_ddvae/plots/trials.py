@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from tune_ddvae.plots.study import count_axis, metric_label
 from tune_ddvae.plots.style import COLOURS, REFERENCE, new_figure, styled
@@ -114,6 +115,8 @@ def pareto(courses: Sequence[Course], *, x: str, y: str, title: str, notes: str 
 def histories(courses: Sequence[Course], *, metrics: Sequence[str], title: str) -> Figure:
     """Metrics over the epochs, a line per trial: the best boldly, those that ended early faintly.
 
+    A trial that has a metric at one epoch alone is a dot there: a line of one point shows nothing.
+
     Args:
         courses: All trials with at least one evaluation.
         metrics: One panel each, below each other.
@@ -126,21 +129,23 @@ def histories(courses: Sequence[Course], *, metrics: Sequence[str], title: str) 
         for course in sorted(courses, key=lambda c: (c.is_best, c.is_whole)):
             values = course.metrics[metric]
             known = np.isfinite(values)
+            is_dot = known.sum() == 1
             axes.plot(
                 course.epochs[known],
                 values[known],
                 color=colours[course.group],
                 alpha=1.0 if course.is_whole else _FAINT,
                 linewidth=2.0 if course.is_best else 0.8,
-                marker="" if course.is_whole else ".",
+                marker="o" if is_dot else "" if course.is_whole else ".",
                 markevery=[-1] if known.any() else None,
-                markersize=4,
+                markersize=7 if is_dot and course.is_best else 4,
             )
         every = [v for c in courses for v in c.metrics[metric].tolist() if math.isfinite(v)]
         late = [c.last(metric) for c in courses if c.is_whole and math.isfinite(c.last(metric))]
         axes.set(ylim=_limits(every, late or every), ylabel=metric_label(metric))
         count_axis(axes, metric)
     grid[-1].set_xlabel("epoch")
+    grid[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     handles = _group_handles(colours, linestyle="-")
     if any(c.is_best for c in courses):
         handles.append(_handle("bold: the best", linewidth=2.0, linestyle="-"))

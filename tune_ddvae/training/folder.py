@@ -21,11 +21,18 @@ from tune_ddvae.training.trainer import StepResult, Trainer
 
 ABOUT_FILE = "training.json"
 METRICS_FILE = "metrics.jsonl"
+DAMAGED_FOLDER = "damaged"  # what was set aside: nobody looks for checkpoints there
 NEWEST_KEPT = 2  # checkpoints
 _PREFIX = "checkpoint_"
 _ASIDE = f".{ABOUT_FILE}"
 # In a folder that was made but not begun: the lock of whoever held it, and what a crash left.
 _BEFORE_BEGIN = frozenset(("driver.lock", "driver.json", _ASIDE))
+
+# Why a training with that key changed does not go on, where one might think so.
+_WHY_ANOTHER: Mapping[str, str] = {
+    "training/epochs": " (another number of epochs is another training: when and what is measured "
+    "follows from it)"
+}
 
 Identity = Mapping[str, Value]  # all that the numbers follow from; another one is another training
 
@@ -108,6 +115,26 @@ class TrainingFolder:
             shutil.rmtree(old, ignore_errors=True)
         return folder
 
+    def set_aside(self, checkpoint: Path) -> Path:
+        """Move a checkpoint that cannot be used to where it counts for nothing.
+
+        Else it would be among the newest that are kept, and said to be what training goes on from.
+
+        Returns:
+            Where it lies now.
+
+        Raises:
+            StorageError: The folder cannot be written to.
+        """
+        aside = self.path / DAMAGED_FOLDER / checkpoint.name
+        try:
+            aside.parent.mkdir(exist_ok=True)
+            if aside.exists():
+                shutil.rmtree(aside)
+            return checkpoint.replace(aside)
+        except OSError as error:
+            raise _unwritable(aside, error) from error
+
     def clear(self) -> None:
         """Begin anew: let go of all rows and checkpoints.
 
@@ -146,7 +173,8 @@ def check_folder(path: Path, identity: Identity) -> None:
             if key not in theirs or key not in identity or theirs[key] != identity[key]:
                 raise ConfigError(
                     f"{path} holds another training: {key} is {theirs.get(key)!r} there, "
-                    f"{identity.get(key)!r} here; give this one a --name or --save-dir of its own"
+                    f"{identity.get(key)!r} here{_WHY_ANOTHER.get(key, '')}; give this one a --name or "
+                    "--save-dir of its own"
                 )
     place = next(place for place in (path, *path.parents) if place.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):

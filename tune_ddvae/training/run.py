@@ -58,7 +58,7 @@ def train(
     Raises:
         DivergedError: Training left the finite numbers.
         CheckpointError: A checkpoint cannot be written.
-        StorageError: Metrics cannot be written.
+        StorageError: Metrics cannot be written, or a damaged checkpoint cannot be set aside.
     """
 
     def on_batch() -> None:
@@ -90,13 +90,17 @@ def train(
 
 
 def _continued(folder: TrainingFolder, build: Callable[[], Trainer], watcher: Watcher) -> Trainer:
-    """A trainer that goes on from the newest intact checkpoint, or from the start."""
+    """A trainer that goes on from the newest intact checkpoint, or from the start.
+
+    Newer ones, which are damaged, are set aside.
+    """
     for path in folder.checkpoints():
         trainer = build()  # anew each time: a failed load may leave half a state behind
         try:
             checkpoint.load(trainer, path)
         except CheckpointError as error:
-            watcher.on_note(f"passed over a checkpoint: {error}")
+            aside = folder.set_aside(path)
+            watcher.on_note(f"passed over a checkpoint: {error}; it lies in {aside} now")
         else:
             return trainer
     return build()

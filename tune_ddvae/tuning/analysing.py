@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from tune_ddvae import data
 from tune_ddvae.analysis.figures import model_figures
 from tune_ddvae.analysis.measure import (
     IWAE,
@@ -115,6 +116,7 @@ def analyse(request: Request, console: Console) -> Analysed:
     device = choose_device() if request.may_use_cuda else torch.device("cpu")
     with console.status("opening the checkpoint and its data"):
         model = open_checkpoint(subject.folder, request.data_dir, device)
+    data.check_dir(model.config.data, request.data_dir)
     folder = checked_folder(request.out, subject.folder, model.epoch)
     if request.as_recorded and subject.run is not None:
         recorded = _recorded(request, subject.run, model.epoch)

@@ -11,7 +11,8 @@ import numpy as np
 
 from tune_ddvae.analysis.published import published_value
 from tune_ddvae.config import METRICS, PRIORS, Direction, Value
-from tune_ddvae.plots.study import SYMBOLS, Series
+from tune_ddvae.plots.seeds import Series
+from tune_ddvae.plots.study import SYMBOLS
 from tune_ddvae.plots.trials import Course
 from tune_ddvae.spec import SEED
 from tune_ddvae.tuning import ranking

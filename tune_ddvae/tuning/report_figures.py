@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from tune_ddvae.analysis.figures import model_densities, plane_edges, reach_of
 from tune_ddvae.analysis.measure import components_kept
 from tune_ddvae.analysis.model import TrainedModel, open_checkpoint
-from tune_ddvae.analysis.view import look
+from tune_ddvae.analysis.published import PUBLISHED_EPOCHS
+from tune_ddvae.analysis.view import look, points_of
 from tune_ddvae.errors import CheckpointError
 from tune_ddvae.models.priors import CLUSTER_MEANS
 from tune_ddvae.plots.density import PRIOR_MASS, Panel, density_panels
@@ -109,6 +110,7 @@ def _alpha_sweep(of: Material, whole: WholeTrials, beta: float) -> Figure:
         lines,
         panels=panels,
         swept=ALPHA,
+        published=f"published, {PUBLISHED_EPOCHS} epochs",
         title=f"{of.name}: against alpha at β {beta:g}\n{_last_epoch(of)}, {here.measured_on}",
     )
 
@@ -147,9 +149,12 @@ def _evenly(values: Sequence[float], most: int) -> list[float]:
 
 
 def _densities(of: Material, rows: Sequence[Sequence[Sequence[Trial]]]) -> Figure:
-    """Panels of the first trial of each setting: named beforehand, never picked by its looks."""
+    """Panels of the first trial of each setting: named beforehand, never picked by its looks.
+
+    Of the training points, as the paper's: those that the clusters kept are counted on.
+    """
     shown = [[(group, open_trial(of, group[0])) for group in row] for row in rows]
-    views = [[look(model) for _, model in row] for row in shown]
+    views = [[look(model, split="train") for _, model in row] for row in shown]
     edges = max(
         (
             plane_edges(view.posterior.mean, reach_of(model), _CELLS)
@@ -170,7 +175,8 @@ def _densities(of: Material, rows: Sequence[Sequence[Sequence[Trial]]]) -> Figur
     words = [f"contours: {contours} of the prior"]
     if any(len(group) > 1 for row in rows for group in row):
         words.append("first seed of each")
-    title = f"{of.name}: aggregate posteriors, {_last_epoch(of)}\n{', '.join(words)}"
+    points = points_of(shown[0][0][1], views[0][0])
+    title = f"{of.name}: aggregate posteriors of {points}\n{_last_epoch(of)}, {', '.join(words)}"
     return density_panels(panels, edges, title)
 
 

@@ -12,6 +12,7 @@ _CODES = {
     signal.SIGINT: ("interrupted", exit_codes.INTERRUPTED),
     signal.SIGTERM: ("terminated", exit_codes.TERMINATED),
 }
+_GOES_ON = "what was recorded is kept; the same command goes on"
 
 
 class StopSwitch:
@@ -76,8 +77,27 @@ def terminate_cleanly() -> None:
     signal.signal(signal.SIGTERM, handle)
 
 
-def _ended(reason: str, code: int) -> SystemExit:
+@contextmanager
+def signals_end(told: str) -> Iterator[None]:
+    """Let both signals unwind the stack, where no later command goes on with what is under way.
+
+    Args:
+        told: What then becomes of it, for the user.
+    """
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        raise _ended(*_CODES[signal.Signals(number)], told)
+
+    before = {number: signal.signal(number, handle) for number in _CODES}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ended(reason: str, code: int, told: str = _GOES_ON) -> SystemExit:
     """The end of the process, with a note for whoever tells the user of it."""
     end = SystemExit(code)
-    end.add_note(f"{reason}: what was recorded is kept; the same command goes on")
+    end.add_note(f"{reason}: {told}")
     return end

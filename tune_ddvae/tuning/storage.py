@@ -20,14 +20,19 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )
 
 
-def slug(name: str) -> str:
-    """A folder name for any study name: short, plain, and different for different names."""
+def slug(name: str, kind: str = "study") -> str:
+    """A folder name for any name: short, plain, and different for different names.
+
+    Args:
+        name: Any.
+        kind: Of what has the name: its folder is called so where nothing plain is left of that.
+    """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     plain = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")[:MAX_SLUG].strip("-")
     if plain == name:
         return plain
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{plain or 'study'}--{digest}"  # no plain name has two dashes running
+    return f"{plain or kind}--{digest}"  # no plain name has two dashes running
 
 
 def absolute(storage: str | Path) -> Path:

@@ -1,11 +1,12 @@
 """One training in MLflow: a run of its own, found again by its tag, sent as it goes.
 
-Training never depends on it: what a server does not take stays in the training's folder, and is sent
-at one of the next steps or by the same command again. A point sent twice is one point, since its time
-is its row's.
+Training never depends on it, nor waits for it: a thread sends, and what a server does not take stays in
+the training's folder, and is sent at one of the next steps or by the same command again. A point sent
+twice is one point, since its time is its row's.
 """
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -22,10 +23,11 @@ EXPERIMENT = "train"
 ROLE = "training"
 ID_TAG = "tune_ddvae.training_id"
 PATIENCE_S = 60.0  # between two tries where a server does not answer
+END_S = 30.0  # that the end of training waits for what has not been sent
 
 
 class TrackedTraining:
-    """Sends one training to one address.
+    """Sends one training to one address, and returns when that is done.
 
     Args:
         uri: Tracking address.
@@ -78,19 +80,28 @@ class TrackedTraining:
             state: Ours.
             reason: Why it ended, if not by being finished.
         """
-        tags = {"state": state, "last_epoch": str(self._folder.last_epoch)}
-        if reason:
-            tags["reason"] = reason
-        checkpoints = self._folder.checkpoints()
-        if checkpoints:
-            tags["last_checkpoint"] = checkpoints[0].name
 
         def close(server: Server) -> None:
+            tags = {"state": state, "last_epoch": str(self._folder.last_epoch)}
+            if reason:
+                tags["reason"] = reason
+            checkpoints = self._folder.checkpoints()
+            if checkpoints:
+                tags["last_checkpoint"] = checkpoints[0].name
             self._send_rows(server)
             server.log(self.run_id, tags=tags)
             server.set_status(self.run_id, status, time.time())
 
         return self._try(close)
+
+    def abandon(self, waited_s: float) -> None:
+        """Say that nobody waits any longer, where no failure has been told; nothing is told later."""
+        if not self._is_failing:
+            self._tell(
+                f"MLflow at {self.address} does not take this training (it was too slow: {waited_s:g} s "
+                "were over); its metrics are kept in its folder and sent by the same command"
+            )
+        self._tell = lambda _: None
 
     def _try(self, say: Callable[[Server], None]) -> bool:
         try:
@@ -144,20 +155,66 @@ class TrackedTraining:
             )
 
     def _send_rows(self, server: Server) -> None:
-        unsent = [
-            row for epoch, row in sorted(self._folder.rows.items()) if epoch not in self._sent
-        ]
+        rows = self._folder.rows.copy()  # at once, since training adds some meanwhile
+        unsent = [row for epoch, row in sorted(rows.items()) if epoch not in self._sent]
         if not unsent:
             return
-        rows = [Row(row.epoch, row.time, row.metrics, row.absent) for row in unsent]
+        points: list[view.Point] = []
         tags: dict[str, str] = {}
-        for row, trained in zip(rows, unsent, strict=True):
+        for trained in unsent:
+            row = Row(trained.epoch, trained.time, trained.metrics, trained.absent)
+            points += view.row_points(row)
             tags |= view.row_tags(row)
             tags |= {key: value_text(v) for key, v in protocol_facts(trained.facts).items()}
-        server.log(
-            self.run_id, [point for row in rows for point in view.row_points(row)], tags=tags
-        )
-        self._sent |= {row.epoch for row in rows}
+        server.log(self.run_id, points, tags=tags)
+        self._sent |= {trained.epoch for trained in unsent}
+
+
+class TrackingThread:
+    """Sends a training in the background: a slow or dead server delays it by nothing.
+
+    Args:
+        tracked: What is sent; only this thread speaks to its server.
+    """
+
+    def __init__(self, tracked: TrackedTraining) -> None:
+        self._tracked = tracked
+        self._woken = threading.Event()
+        self._ending: tuple[str, str, str] | None = None
+        self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there is something to send; returns at once."""
+        self._woken.set()
+
+    def finish(
+        self, status: str, state: str, reason: str = "", timeout_s: float | None = None
+    ) -> None:
+        """Send what is left and close the run, but wait no longer than ``timeout_s`` (30 s).
+
+        Args:
+            status: MLflow's word for it.
+            state: Ours.
+            reason: Why it ended, if not by being finished.
+            timeout_s: Seconds.
+        """
+        wait_s = END_S if timeout_s is None else timeout_s
+        self._ending = (status, state, reason)
+        self._woken.set()
+        self._thread.join(wait_s)
+        if self._thread.is_alive():
+            self._tracked.abandon(wait_s)
+
+    def _run(self) -> None:
+        while True:
+            self._woken.wait()
+            self._woken.clear()
+            ending = self._ending
+            if ending is not None:
+                self._tracked.end(*ending)
+                return
+            self._tracked.send()
 
 
 def tags_of(facts: Mapping[str, Value]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 
 from tune_ddvae.errors import TrackingError
 from tune_ddvae.tuning import provenance
+from tune_ddvae.tuning.storage import existing_parent
 from tune_ddvae.tuning.tracking_client import (
     find_experiment,
     load_mlflow,
@@ -42,14 +44,19 @@ def absolute_uri(uri: str) -> str:
 def check_tracking(uri: str, experiment: str) -> list[str]:
     """Refuse an address that cannot work; return what to warn of.
 
-    A server that does not answer is only warned of: training never depends on tracking. Nothing is
-    created, and a database that does not exist yet is not asked anything.
+    A server that does not answer is only warned of: training never depends on tracking. Nothing that
+    is created stays, and a database that does not exist yet is not asked anything.
 
     Raises:
-        TrackingError: A folder, an unknown kind of address, a file that is no database or one of
-            another MLflow version, or a deleted experiment of that name; says what would do.
+        TrackingError: A folder, an unknown kind of address, a file that is no database, one of
+            another MLflow version or one that cannot be written, or a deleted experiment of that name;
+            says what would do.
     """
-    return _ask(absolute_uri(uri), experiment) if check_address(uri) else []
+    is_there = check_address(uri)
+    path = sqlite_path(uri)
+    if path is not None:
+        _probe(path)
+    return _ask(absolute_uri(uri), experiment) if is_there else []
 
 
 def check_address(uri: str) -> bool:
@@ -101,6 +108,26 @@ def _is_database(uri: str) -> bool:
     return True
 
 
+def _probe(path: Path) -> None:
+    """Refuse an SQLite file that cannot be written, by trying: rights do not tell, least of all root's.
+
+    SQLite keeps a journal beside its file, so the folder counts too.
+    """
+    place = existing_parent(path.parent)
+    try:
+        if path.exists():
+            with path.open("r+b"):
+                pass
+        with tempfile.TemporaryDirectory(dir=place, prefix=".probe-"):
+            pass
+    except OSError as error:
+        raise TrackingError(
+            f"the tracking database {path} must be a file that can be written to, in a folder that can "
+            f"be too, but that cannot be done in {place} ({error.strerror or error}): name another with "
+            "--tracking-uri"
+        ) from error
+
+
 def _ask(uri: str, experiment: str) -> list[str]:
     """Look for the experiment, but not for long."""
     load_mlflow()  # slow on a busy machine, which says nothing about the server
@@ -117,8 +144,8 @@ def _ask(uri: str, experiment: str) -> list[str]:
             + provenance.command("mlflow", ["db", "upgrade", address])
         ) from answer
     warning = (
-        f"MLflow at {address} does not answer ({plain_message(answer)}). The study runs all the same; "
-        "what is missing there is in the record and is sent as soon as it answers."
+        f"MLflow at {address} does not answer ({plain_message(answer)}). Training runs all the same; "
+        "what is missing there is kept here and is sent as soon as it answers."
     )
     return [warning]
 

@@ -33,6 +33,7 @@ from tune_ddvae.tuning.tracked_run import TrackedRun
 from tune_ddvae.tuning.tracked_training import (
     EXPERIMENT,
     TrackedTraining,
+    TrackingThread,
     history_of,
     rungs_of,
     tags_of,
@@ -43,6 +44,7 @@ from tune_ddvae.tuning.wording import plural
 from tune_ddvae.tuning.worker import training_facts
 
 COMPLETE, INTERRUPTED, FAILED = "complete", "interrupted", "failed"
+AT_ONCE_S = 2.0  # that tracking may take where the user has asked for the end twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,7 @@ def run_training(request: Request, console: Console) -> Ended:
         DdvaeError: Something asked for is wrong or missing; nothing was created.
     """
     config, data_dir = request.config, request.data_dir
+    data.check_dir(config.data, data_dir)
     origin = data.place(config.data, data_dir)
     checksum = data.checksum(config.data, data_dir)
     device = choose_device() if request.may_use_gpu else torch.device("cpu")
@@ -111,6 +114,7 @@ def run_training(request: Request, console: Console) -> Ended:
     facts |= {"data_origin": origin, "command": request.command, "setting": request.setting}
     tags = tags_of(facts)
     identity: dict[str, Value] = {**to_flat(config), "checksum of the data": checksum}
+    identity["--skip-test"] = not request.is_evaluated  # else the other one would lack metrics
     if request.original is not None:  # what is compared was made by one version on one machine
         identity |= {key: tags.get(key) for key in (*CONDITIONS, "commit")}
     check_folder(request.folder, identity)
@@ -148,7 +152,7 @@ def _run(
         tracked = TrackedTraining(
             request.tracking_uri, request.name, folder, request.config, tags, screen.on_note
         )
-    was_finished = folder.last_epoch >= until
+    watcher = _Watcher(screen, None if tracked is None else TrackingThread(tracked))
     build = partial(
         Trainer,
         request.config,
@@ -157,11 +161,12 @@ def _run(
         rungs=rungs_of(request.original.tags) if request.original else (),
         is_evaluated=request.is_evaluated,
     )
-    outcome, reason, code = _watched(request, folder, build, screen, tracked)
+    outcome, reason, code = _watched(request, folder, build, watcher)
     result = _result(request, folder, tracked, outcome)
     if outcome != COMPLETE:
         return Ended(code, _unfinished_text(request, folder, outcome, reason), result)
     console.print(final_table(folder.rows[until], request.config))
+    was_finished = watcher.started_at >= until
     notes = [_finished_text(folder, until, was_finished=was_finished)]
     if request.original is not None:
         found = _compared(request.original, folder, until, tags)
@@ -175,46 +180,54 @@ def _watched(
     request: Request,
     folder: TrainingFolder,
     build: Callable[..., Trainer],
-    screen: TrainingScreen,
-    tracked: TrackedTraining | None,
+    watcher: "_Watcher",
 ) -> tuple[str, str, int]:
     """Train, shown and tracked, deaf to signals but at the end of a batch.
 
     Returns:
         How it ended, why, and the command's exit code.
     """
-    switch = StopSwitch()
+    switch, thread = StopSwitch(), watcher.thread
     with signals_stop(switch):
         try:
-            with screen:
+            with watcher.screen:
                 is_done = train(
                     folder,
                     lambda on_batch: build(on_batch=on_batch),
-                    _Watcher(screen, tracked),
+                    watcher,
                     until=request.until,
                     save_every=request.save_every,
                     should_stop=switch.is_set,
                 )
         except DdvaeError as error:
             if disk.is_full(error):  # no fault of the training's
-                _close(tracked, view.KILLED, INTERRUPTED, str(error))
+                _close(thread, view.KILLED, INTERRUPTED, str(error))
                 return INTERRUPTED, str(error), exit_codes.WORK_LEFT
-            _close(tracked, view.FAILED, FAILED, f"{type(error).__name__}: {error}")
+            _close(thread, view.FAILED, FAILED, f"{type(error).__name__}: {error}")
             return FAILED, str(error), exit_codes.NO_SUCCESS
+        except SystemExit:  # a second signal
+            _close(thread, view.KILLED, INTERRUPTED, switch.reason, AT_ONCE_S)
+            raise
         except BaseException as error:
-            _close(tracked, view.FAILED, FAILED, f"{type(error).__name__}: {error}")
+            _close(thread, view.FAILED, FAILED, f"{type(error).__name__}: {error}")
             raise
         if is_done:
-            _close(tracked, view.FINISHED, COMPLETE)
+            _close(thread, view.FINISHED, COMPLETE)
             return COMPLETE, "", exit_codes.COMPLETE
         code = exit_code_of(switch.reason)
-        _close(tracked, view.KILLED, INTERRUPTED, switch.reason)
+        _close(thread, view.KILLED, INTERRUPTED, switch.reason)
         return INTERRUPTED, switch.reason, exit_codes.INTERRUPTED if code is None else code
 
 
-def _close(tracked: TrackedTraining | None, status: str, state: str, reason: str = "") -> None:
-    if tracked is not None:
-        tracked.end(status, state, reason)
+def _close(
+    thread: TrackingThread | None,
+    status: str,
+    state: str,
+    reason: str = "",
+    timeout_s: float | None = None,
+) -> None:
+    if thread is not None:
+        thread.finish(status, state, reason, timeout_s)
 
 
 def _compared(
@@ -262,27 +275,29 @@ def _threads(request: Request) -> int:
     return int(tagged) if tagged.isdecimal() and int(tagged) > 0 else torch.get_num_threads()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Watcher:
-    """Passes everything on to the screen, and rows to the tracking server."""
+    """Passes everything on to the screen, and wakes tracking where there is something to send."""
 
     screen: TrainingScreen
-    tracked: TrackedTraining | None
+    thread: TrackingThread | None
+    started_at: int = 0  # epoch of the checkpoint that could be loaded
 
     def on_start(self, epoch: int) -> None:
+        self.started_at = epoch
         self.screen.on_start(epoch)
-        self._send()
+        self._wake()
 
     def on_batch(self) -> None:
         self.screen.on_batch()
 
     def on_row(self, row: TrainedRow) -> None:
         self.screen.on_row(row)
-        self._send()
+        self._wake()
 
     def on_note(self, note: str) -> None:
         self.screen.on_note(note)
 
-    def _send(self) -> None:
-        if self.tracked is not None:
-            self.tracked.send()
+    def _wake(self) -> None:
+        if self.thread is not None:
+            self.thread.wake()
