@@ -9,6 +9,7 @@ import pytest
 
 from tune_ddvae import paper, study
 from tune_ddvae.catalogue import find_study
+from tune_ddvae.cli import pins_of
 from tune_ddvae.errors import DataError
 from tune_ddvae.study import sized_spec
 
@@ -69,7 +70,7 @@ def test_the_reduced_options_are_those_of_the_study_command(name):
     spec = sized_spec(
         find_study(name).spec,
         quick=given["quick"],
-        pins=study._pins(given["settings"], given["epochs"]),
+        pins=pins_of(given["settings"]) | {"training/epochs": given["epochs"] or 500},
         published=True,
         only=given["only"],
     )
