@@ -37,8 +37,8 @@ def ray_address():
     """One Ray for all studies of the tests: starting one takes seconds."""
     import ray
 
-    from tune_ddvae.tuning import engine
+    from tune_ddvae.tuning import cluster
 
-    engine.start_ray()
+    cluster.start_ray()
     yield ray.get_runtime_context().gcs_address
-    engine.stop_ray()
+    cluster.stop_ray()

@@ -1,4 +1,4 @@
-"""A local MLflow server on SQLite that tests kill, freeze, and start again at its address."""
+"""A local MLflow server that tests kill, freeze, and start again at its address."""
 
 import http.client
 import os
@@ -13,10 +13,11 @@ from tests.studies import wait_until
 
 
 class Server:
-    """One server with its own database; its workers go with it."""
+    """One server with its own SQLite database, or one that is given; its workers go with it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: str | None = None) -> None:
         self.database = folder / "server.db"
+        self._store = store or f"sqlite:///{self.database}"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -25,12 +26,13 @@ class Server:
         self._process: subprocess.Popen | None = None
 
     def start(self, *, waits: bool = True) -> None:
-        words = ["--backend-store-uri", f"sqlite:///{self.database}", "--workers", "1"]
+        words = ["--workers", "1"]
         words += ["--artifacts-destination", str(self._folder / "artifacts")]
         words += ["--host", "127.0.0.1", "--port", str(self.port)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *words],
             cwd=self._folder,
+            env={**os.environ, "MLFLOW_BACKEND_STORE_URI": self._store},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -40,7 +42,7 @@ class Server:
 
     def wait(self) -> None:
         """Return once it answers."""
-        assert wait_until(self._process, self._answers)
+        assert wait_until(self._process, self._answers, 120)
 
     def kill(self) -> None:
         """End the server and its workers at once."""

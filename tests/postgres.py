@@ -75,6 +75,8 @@ class Server:
         """Address of a database of its own."""
         name = f"test_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        # Copied sequences would go back to their copied values in a crash before the next checkpoint.
+        self.execute("CHECKPOINT")
         return self.url(name)
 
     def _run(self, program: str, *words: object) -> None:

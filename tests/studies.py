@@ -155,6 +155,10 @@ def kill_after(driver: subprocess.Popen, folder: Path, name: str, rows: int, how
 
 def outcome(folder: Path, name: str) -> list:
     """What two runs of one study must have in common: all but times and places."""
+    return outcome_of(trials_of(folder, name))
+
+
+def outcome_of(trials: list[Trial]) -> list:
     return [
         (
             trial.number,
@@ -169,7 +173,7 @@ def outcome(folder: Path, name: str) -> list:
                 for epoch, row in trial.rows.items()
             ],
         )
-        for trial in trials_of(folder, name)
+        for trial in trials
     ]
 
 
@@ -235,6 +239,7 @@ __all__ = [
     "kill_after",
     "num_rows",
     "outcome",
+    "outcome_of",
     "record_path",
     "result",
     "run",

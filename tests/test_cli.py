@@ -6,7 +6,7 @@ import click
 import pytest
 
 from tune_ddvae import errors, exit_codes
-from tune_ddvae.cli import LOG_WIDTH, make_console, pins_of, run
+from tune_ddvae.cli import LOG_WIDTH, make_console, pins_of, run, words_given
 
 ROOT = Path(__file__).parents[1]
 REFUSALS = sorted(
@@ -222,3 +222,35 @@ def test_fields_are_set_by_name_to_values_of_their_type():
     }
     with pytest.raises(errors.ConfigError, match="part/field=value, got 'objective/beta'"):
         pins_of(["objective/beta"])
+
+
+def test_the_words_that_were_given_give_the_command_the_same_again():
+    @click.command()
+    @click.argument("name")
+    @click.option("--trials", type=int, default=5)
+    @click.option("--hours", type=float)
+    @click.option("--set", "settings", multiple=True)
+    @click.option("--quick", is_flag=True)
+    @click.option("--submit")
+    def command(**given) -> None:
+        words.append(words_given(click.get_current_context(), but=("submit",)))
+        seen.append(given)
+
+    words, seen = [], []
+    line = [
+        "a",
+        "--quick",
+        "--set",
+        "x/y=a b",
+        "--hours=0.1",
+        "--set",
+        "z=--quick",
+        "--submit",
+        "u",
+    ]
+    command.main(line, standalone_mode=False)
+    command.main(["a", *words[0]], standalone_mode=False)
+    assert words[0] == words[1]
+    assert "--submit" not in words[0]
+    assert "--trials" not in words[0]
+    assert seen[1] == seen[0] | {"submit": None}

@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import signal
 import sys
 
@@ -190,6 +191,8 @@ REFUSED = [
     (["clustering", "--only", "beta_1_alpha_0"], "belongs to --published, got --only beta_1"),
     (["clustering", "--name", ""], "--name must have 1 to"),
     (["clustering", "--storage", ""], "--storage must name a folder"),
+    (["clustering", "--storage", "s3://mine/x"], "is a bucket, and the record is a database"),
+    (["clustering", "--storage", "hdfs://host/x"], "storage must be a folder or a bucket, s3://"),
     (["clustering", "--set", "training/seed=5"], "give --seed instead"),
     (["sparsity", "--set", "prior/kind=normal", "--set", "prior/gamma=0.5"], "prior/gamma has no"),
     (["sparsity", "--set", "model/latent_dim=1"], "sparsity/hoyer, which needs two latent dim"),
@@ -283,6 +286,44 @@ def test_the_console_script_has_the_same_command():
     from tune_ddvae.__main__ import COMMANDS
 
     assert COMMANDS.commands["study"] is main
+
+
+def test_the_words_that_continue_a_study_are_the_same_under_both_names(monkeypatch):
+    from tune_ddvae.__main__ import COMMANDS
+    from tune_ddvae.study import _words
+
+    alone, grouped = click.Context(main), click.Context(main, parent=click.Context(COMMANDS))
+    for context, line in (
+        (alone, ["study.py", "sparsity", "--quick", "--json"]),
+        (grouped, ["tune-ddvae", "study", "sparsity", "--quick", "--dry-run"]),
+    ):
+        monkeypatch.setattr(sys, "argv", line)
+        with context:
+            assert _words() == ["sparsity", "--quick"]
+
+
+@pytest.mark.parametrize("words", [["--quick", "--trials", "2"], ["--set", "objective/beta=2"]])
+def test_a_dry_run_of_sending_shows_what_would_be_sent_and_asks_nobody(
+    words, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    line = ["sparsity", *words, "--storage", "/shared", "--submit", "http://192.0.2.1:8265"]
+    shown = CliRunner().invoke(main, [*line, "--dry-run", "--json"])
+    assert shown.exit_code == 0, shown.output
+    plan = json.loads(shown.output)
+    given = shlex.split(plan["entrypoint"])
+    assert given[given.index("sparsity") + 1 :][-2:] == ["--address", "auto"]
+    assert set(words) <= set(given)
+    assert 0 < plan["package"]["bytes"] < 20_000_000
+    plain = CliRunner().invoke(main, [*line, "--dry-run"]).output
+    assert f"{plan['package']['files']} files" in plain
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_is_checked_before_it_is_sent():
+    line = ["sparsity", "--set", "objective/betta=2", "--submit", "http://192.0.2.1:8265"]
+    refused = CliRunner().invoke(main, line)
+    assert "objective/betta" in str(refused.exception)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

@@ -4,11 +4,12 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any, NoReturn
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from tune_ddvae import exit_codes
@@ -110,6 +111,32 @@ def pins_of(settings: Sequence[str]) -> dict[str, Value]:
             raise ConfigError(f"--set must be part/field=value, got {setting!r}")
         found[key.strip()] = parse_value(key.strip(), text)
     return found
+
+
+def words_given(context: click.Context, but: Collection[str] = ()) -> list[str]:
+    """The options that a command was given on its line, as words that give it the same again.
+
+    Args:
+        context: Of the command.
+        but: Parameters to leave out, by their Python names.
+    """
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if not isinstance(parameter, click.Option) or name in but or not is_given(context, name):
+            continue
+        option, value = parameter.opts[0], context.params[name]
+        if parameter.is_flag:
+            words.append(option)
+        else:
+            values = value if parameter.multiple else [value]
+            words += [word for each in values for word in (option, str(each))]
+    return words
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Whether an option was given on the command's line, and not left at its default."""
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _is_of_output(error: OSError) -> bool:

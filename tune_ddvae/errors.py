@@ -49,9 +49,21 @@ class StorageFullError(StorageError):
     """The storage's disk is full; what was recorded is kept, and the same command goes on."""
 
 
+class StorageAwayError(StorageError):
+    """The storage's bucket does not answer, or refuses; what is there is not known to be damaged."""
+
+
 class TrackingError(DdvaeError, RuntimeError):
     """The tracking address cannot be used as it is; the message says what would do."""
 
 
+class JobError(DdvaeError, RuntimeError):
+    """A cluster's job server does not answer, refuses or fails; the message says what would do."""
+
+
 class ResourceError(DdvaeError, RuntimeError):
     """More CPUs or GPUs were asked for than exist; the message names both."""
+
+
+class UnfitNodeError(DdvaeError, RuntimeError):
+    """A machine lacks what the study needs; no fault of the trial's. The message names host and mend."""

@@ -10,14 +10,14 @@ import click
 from rich.console import Console
 
 from tune_ddvae.catalogue import StudyFile, find_study, known_studies
-from tune_ddvae.cli import FiniteRange, make_console, pins_of, reader_may_go
+from tune_ddvae.cli import FiniteRange, make_console, pins_of, reader_may_go, words_given
 from tune_ddvae.config import Value
 from tune_ddvae.errors import ConfigError
 from tune_ddvae.spec import StudySpec
 
 MOST_HOURS = 87_600.0  # ten years: more than any clock here is asked for
 EPILOG = """Exit codes: 0 complete with at least one success, 1 no trial succeeded, 2 refused, 3 stopped
-with work left, 130 interrupted, 143 terminated."""
+with work left, 130 interrupted, 143 terminated. With --submit: 0 sent or running there already."""
 
 
 @click.command(epilog=EPILOG)
@@ -37,11 +37,21 @@ with work left, 130 interrupted, 143 terminated."""
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The study's seed."
 )
-@click.option("--storage", default="./studies", show_default=True, help="Where studies are kept.")
+@click.option(
+    "--storage",
+    default="./studies",
+    show_default=True,
+    help="Where studies are kept: a folder, or with --record a bucket (s3://...).",
+)
 @click.option("--record", metavar="URL", help="Keep the record in a PostgreSQL database.")
 @click.option("--tracking-uri", help="MLflow; default MLFLOW_TRACKING_URI, else SQLite in storage.")
 @click.option("--data-dir", type=click.Path(), help="Where the data set's files are.")
 @click.option("--address", help="Join the Ray cluster at this address.")
+@click.option(
+    "--submit",
+    metavar="URL",
+    help="Send it as a job to the cluster with this dashboard, and return at once.",
+)
 @click.option("--name", "study_name", help="Keep the study under this name.")
 @click.option(
     "--set",
@@ -79,6 +89,7 @@ def main(
     tracking_uri: str | None,
     data_dir: str | None,
     address: str | None,
+    submit: str | None,
     study_name: str | None,
     settings: Sequence[str],
     published: bool,
@@ -111,10 +122,21 @@ def main(
         replicates=replicates,
         only=only,
     )
+    if study_name is None:
+        study_name = _default_name(file, quick=quick, published=published)
+    if submit is not None:
+        places: dict[str, str | None] = {
+            "record": record,
+            "tracking_uri": tracking_uri,
+            "data_dir": data_dir,
+            "address": address,
+        }
+        _submit(
+            file, study_name, submit, storage, places, console, dry_run=dry_run, as_json=as_json
+        )
+        return
     options = {
-        "name": _default_name(file, quick=quick, published=published)
-        if study_name is None
-        else study_name,
+        "name": study_name,
         "seed": seed,
         "hours": hours,
         "max_concurrent": max_concurrent,
@@ -208,6 +230,36 @@ def _run(
     sys.exit(ended.exit_code)
 
 
+def _submit(
+    file: StudyFile,
+    name: str,
+    submit: str,
+    storage: str,
+    places: Mapping[str, str | None],
+    console: Console,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from tune_ddvae.tuning import order, submission, submission_screen
+
+    given = words_given(click.get_current_context(), but=("submit", "dry_run", "as_json"))
+    asked = order.make_order(file, name, given, submit=submit, storage=storage, **places)
+    if dry_run:
+        package = asked.weigh()
+        if as_json:
+            click.echo(json.dumps(order.plan_json(asked, package), indent=2))
+        else:
+            submission_screen.show_plan(asked, package, console)
+        return
+    with console.status(f"sending the study to {asked.address}", spinner="line"):
+        sent = submission.submit(asked)
+    if as_json:
+        click.echo(json.dumps(sent.to_json(), indent=2))
+    else:
+        submission_screen.show_sent(sent, console)
+
+
 def _default_name(file: StudyFile, *, quick: bool, published: bool) -> str:
     return file.name + "-published" * published + "-quick" * quick
 
@@ -232,7 +284,9 @@ def _print_studies(*, as_json: bool) -> None:
 
 def _words() -> list[str]:
     """The command's own words, without those that only look."""
-    return [word for word in sys.argv[1:] if word not in ("--dry-run", "--json")]
+    is_alone = click.get_current_context().parent is None  # else its own name is one of them
+    given = sys.argv[1:] if is_alone else sys.argv[2:]
+    return [word for word in given if word not in ("--dry-run", "--json")]
 
 
 if __name__ == "__main__":

@@ -193,6 +193,21 @@ def test_damaged_rest_of_an_archive_is_not_replaced_by_drawing(given, as_publish
         dsprites.load(CONFIG, None, as_published)
 
 
+def test_what_lies_here_is_verified_and_nothing_is_made(given, as_published, tmp_path):
+    def found(folder: Path | None = None) -> str:
+        return dsprites.found(CONFIG, folder, as_published)
+
+    assert found().startswith("drawn")
+    assert found(given) == str(given / NAME)
+    assert not list(tmp_path.rglob("*.bin"))
+    path = dsprites.prepare(CONFIG, given, as_published)
+    assert found() == f"{path}, from the published archive"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match=f"{path} is damaged"):
+        found()
+    assert found(given) == str(given / NAME)  # that makes it again
+
+
 def test_cache_that_cannot_be_used_is_named_with_its_mend(few_sprites, tmp_path, monkeypatch):
     monkeypatch.setenv("TUNE_DDVAE_CACHE", str(tmp_path / ("x" * 300)))
     assert dsprites.place(None, few_sprites).startswith("drawn")

@@ -112,6 +112,30 @@ def test_package_spares_the_network(fake_files):
     assert sources.read_found(fake_files.source) == fake_files.contents
 
 
+def test_what_lies_here_is_verified_and_nothing_is_made_or_fetched(fake_files, config, tmp_path):
+    def found(folder: Path | None = None) -> str:
+        return fashion_mnist.found(config, folder, fake_files.source)
+
+    assert found() == ""  # it would have to be fetched
+    downloads = fake_files.write(tmp_path / "cache" / "fashion_mnist" / "downloads")
+    assert found() == str(downloads)
+    given = fake_files.write(tmp_path / "given")
+    assert found(given) == str(given)
+    assert not list(tmp_path.rglob("*.bin"))
+    package = fake_files.write(fake_files.source.system_dir)
+    assert found() == str(package)
+    cached = fashion_mnist.prepare(config, None, fake_files.source)
+    assert found() == str(cached)
+    cached.write_bytes(cached.read_bytes()[:-1])
+    assert found() == str(package)
+    (given / f"{FIRST}.gz").write_bytes(b"")
+    with pytest.raises(DataError, match="is damaged"):
+        found(given)
+    (downloads / f"{FIRST}.gz").write_bytes(b"")
+    (package / f"{FIRST}.gz").unlink()
+    assert found() == ""
+
+
 def test_without_network_the_message_says_what_was_tried_and_what_would_do(fake_files, config):
     with pytest.raises(DataError) as caught:
         fashion_mnist.prepare(config, None, fake_files.source)

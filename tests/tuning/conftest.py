@@ -1,6 +1,7 @@
 import pytest
 
 from tests.tuning.simulated import drive, make_spec, metrics_at, open_study
+from tune_ddvae.tuning import bucket
 
 
 def _measure(config: dict, epoch: int) -> dict[str, float]:
@@ -17,6 +18,19 @@ def driven(tmp_path_factory):
     drive(study, _measure)
     yield study
     study.record.close()
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """A bucket on a server of the tests' own, asked but once where it is away."""
+    from tests.bucket import running
+
+    with running() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bucket, "ATTEMPTS", 1)
+        patch.setattr(bucket, "ATTEMPTS_TO_REACH", 1)
+        bucket._file_system.cache_clear()
+        yield server
+    bucket._file_system.cache_clear()
 
 
 @pytest.fixture

@@ -73,6 +73,11 @@ def complete(place):
     return study
 
 
+def test_a_bucket_without_a_record_is_refused_with_that_advice():
+    with pytest.raises(ConfigError, match=r"s3://mine/x is a bucket.* --record postgresql://"):
+        catch_up("tiny", storage="s3://mine/x", record=None, tracking_uri=None, notes=pytest.fail)
+
+
 def test_a_complete_study_is_shown_as_complete_and_only_once(place, complete):
     num_rows = sum(len(trial.rows) for trial in complete.trials.values())
     (first,) = place.sync()

@@ -15,7 +15,8 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from tests.tuning.simulated import drive, make_spec, metrics_at, open_study, outcome
-from tune_ddvae.tuning import disk, engine
+from tune_ddvae.tuning import cluster, disk, engine
+from tune_ddvae.tuning.cluster_slots import Waiting
 from tune_ddvae.tuning.engine import (
     StudyCallback,
     StudyScheduler,
@@ -406,7 +407,48 @@ def test_what_ray_is_sent_with_a_trial_is_small(tune):
     assert len(cloudpickle.dumps(tune.suggest().config)) < 10_000
 
 
-@pytest.mark.parametrize("name", sorted(engine.ENVIRONMENT))
+def test_the_datas_files_go_along_as_rays_reference_where_there_are_any(study):
+    slots = Slots(concurrent=1, num_cpus=1.0, num_gpus=0.0)
+    searcher = StudySearcher(study, slots, StopSwitch(), "reference")
+    assert searcher.suggest("id")["files"] == "reference"
+
+
+class Watched(Waiting):
+    """What a callback is told of trials without a place, and what it says to that."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self.complaint = ""
+
+    def look(self, *, num_running: int, num_waiting: int) -> str:
+        self.seen.append((num_running, num_waiting))
+        return self.complaint
+
+
+def test_trials_without_a_place_are_watched_and_end_the_study_when_that_lasts(tune, monkeypatch):
+    monkeypatch.setattr(engine, "COUNT_EVERY_S", 0.0)
+    watched = Watched()
+    callback = StudyCallback(tune.study, tune.switch, lambda: None, tune.space, Memory(), watched)
+    states = ["RUNNING", "PENDING", "PENDING", "TERMINATED", "ERROR"]
+    trials = [SimpleNamespace(status=status) for status in states]
+    callback.on_step_begin(0, trials)
+    assert watched.seen == [(1, 2)]
+    assert not tune.switch.is_set()
+    watched.complaint = "no node of the cluster could hold a trial"
+    callback.on_step_begin(0, trials)
+    assert tune.switch.reason == watched.complaint
+
+
+def test_a_machine_that_can_take_no_trial_ends_the_study(tune):
+    report = Report(0, error_kind="UnfitNodeError", error="h2 lacks the folder", is_last=True)
+    for _ in range(3):
+        assert not tune.switch.is_set()
+        tune.report(tune.suggest(), report, checkpoint=False)
+        tune.callback.on_step_begin(0, tune.trials)
+    assert tune.switch.reason == "a machine could take no trial: h2 lacks the folder"
+
+
+@pytest.mark.parametrize("name", sorted(cluster.ENVIRONMENT))
 def test_ray_still_reads_the_switches_that_we_set(name):
     import ray
 

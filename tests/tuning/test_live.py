@@ -1,3 +1,4 @@
+import dataclasses
 import random
 
 import optuna
@@ -137,6 +138,28 @@ def test_a_full_disk_is_counted_against_no_trial(tmp_path):
     study.record.close()
 
 
+@pytest.mark.parametrize("ends", ["lost, saving nothing", "by itself"])
+def test_a_bucket_that_is_away_counts_against_no_trial_and_stops_the_study_in_the_end(
+    ends, tmp_path
+):
+    study = open_study(tmp_path, make_spec(), trials=1)
+    for cause in ("Could not connect", "Server returned nothing", "Failure when receiving"):
+        assert study.repeated_error == ""
+        away = Report(0, error_kind="StorageAwayError", error=cause)
+        assignment = study.next_assignment()
+        for _ in range(2):  # as Tune's scheduler and its callbacks do
+            assert not study.take(assignment.attempt, away)
+        if ends == "by itself":
+            study.end_attempt(assignment.attempt)
+        else:
+            study.lose_attempt(assignment.attempt, "the storage was away", counts=False)
+        assert (study.trials[0].state, study.trials[0].losses) == (State.UNFINISHED, 0)
+    assert study.repeated_error == f"StorageAwayError: {tmp_path}"
+    drive(study)
+    assert study.trials[0].state is State.COMPLETE
+    study.record.close()
+
+
 def test_a_diverged_trial_fails_with_its_reason_and_the_study_goes_on(tmp_path):
     study = open_study(tmp_path, make_spec(), trials=2)
     assignment = study.next_assignment()
@@ -226,4 +249,60 @@ def test_unfinished_trials_are_handed_out_before_new_ones_are_asked_for(tmp_path
     assert [a.number for a in again] == [0, 1, 2]
     assert [a.config for a in again[:2]] == [first.config, second.config]
     assert again[0].attempt != first.attempt
+    study.record.close()
+
+
+UNFIT = Report(0, facts={"host": "h2"}, error_kind="UnfitNodeError", error="h2 lacks the folder")
+
+
+@pytest.mark.parametrize("ends", ["lost, saving nothing", "by itself"])
+def test_a_machine_that_is_unfit_counts_against_no_trial_and_is_named_in_the_end(ends, tmp_path):
+    study = open_study(tmp_path, make_spec(), trials=1)
+    for _ in range(3):
+        assert study.unfit_node == ""
+        assignment = study.next_assignment()
+        for _ in range(2):  # as Tune's scheduler and its callbacks do
+            assert not study.take(assignment.attempt, UNFIT)
+        if ends == "by itself":
+            study.end_attempt(assignment.attempt)
+        else:
+            study.lose_attempt(assignment.attempt, "Unable to set up cluster storage")
+        assert (study.trials[0].state, study.trials[0].losses) == (State.UNFINISHED, 0)
+    assert study.unfit_node == "h2 lacks the folder"
+    assert study.repeated_error == ""
+    assert "trial 0 was placed in vain: h2 lacks the folder" in study.notes
+    study.record.close()
+
+
+def test_a_machine_that_has_become_fit_is_not_held_against_the_study(tmp_path):
+    study = open_study(tmp_path, make_spec(), trials=1)
+    for _ in range(2):
+        assignment = study.next_assignment()
+        study.take(assignment.attempt, UNFIT)
+        study.end_attempt(assignment.attempt)
+    assignment = study.next_assignment()
+    metrics = simulated.metrics_at(dict(assignment.config), 1)
+    study.take(assignment.attempt, Report(1, metrics, facts={"host": "h2"}))
+    study.lose_attempt(assignment.attempt, "its node died", counts=False)
+    study.take(study.next_assignment().attempt, UNFIT)
+    assert study.unfit_node == ""
+    study.record.close()
+
+
+def test_a_trial_whose_nodes_die_again_and_again_fails_in_the_end(tmp_path):
+    study = open_study(tmp_path, make_spec(), trials=1)
+    for _ in range(20):
+        study.lose_attempt(study.next_assignment().attempt, "its node died", counts=False)
+        assert (study.trials[0].state, study.trials[0].losses) == (State.UNFINISHED, 0)
+    study.lose_attempt(study.next_assignment().attempt, "its node died", counts=False)
+    assert study.trials[0].state is State.FAILED
+    assert study.trials[0].reason == "cut off 21 times; last: its node died"
+    study.record.close()
+
+
+def test_an_assignment_says_what_its_machine_must_have(tmp_path):
+    study = open_study(tmp_path, make_spec(), trials=1)
+    study.conditions = dataclasses.replace(study.conditions, num_gpus=0.25, code="c", mark="m")
+    assignment = study.next_assignment()
+    assert (assignment.num_gpus, assignment.code, assignment.mark) == (0.25, "c", "m")
     study.record.close()

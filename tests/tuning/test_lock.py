@@ -7,13 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tune_ddvae.errors import StorageError, StudyLockedError
-from tune_ddvae.tuning.lock import sole_driver
+from tune_ddvae.tuning.lock import holder_of, sole_driver
 
 ROOT = Path(__file__).parents[2]
 # Holds the lock with a child of its own alive, as a driver holds it with its workers.
@@ -119,3 +120,45 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(StorageError, match=re.escape(f"{tmp_path} is on a file system without")):
         acquire(tmp_path)
+
+
+def test_a_look_finds_the_holder_and_nobody_once_it_has_let_go(tmp_path):
+    assert holder_of(tmp_path) is None
+    with sole_driver(tmp_path):
+        found = holder_of(tmp_path)
+        assert (found.pid, found.is_here) == (os.getpid(), True)
+        assert f"process {os.getpid()} on {socket.gethostname()}" in str(found)
+    assert holder_of(tmp_path) is None
+
+
+def test_a_look_takes_no_note_of_a_dead_driver_for_a_live_one(holder, tmp_path):
+    assert holder_of(tmp_path).pid == holder.pid
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / "driver.json").exists()
+    assert holder_of(tmp_path) is None
+
+
+def test_a_holder_that_left_no_name_is_unknown_and_of_no_host(tmp_path):
+    with sole_driver(tmp_path):
+        (tmp_path / "driver.json").write_text("{")
+        found = holder_of(tmp_path)
+    assert str(found) == "an unknown process"
+    assert not found.is_here
+
+
+def test_a_driver_waits_for_the_end_of_a_look(tmp_path):
+    acquire(tmp_path)
+    with (tmp_path / "driver.lock").open("rb") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.05, lambda: fcntl.flock(look, fcntl.LOCK_UN)).start()
+        acquire(tmp_path)
+
+
+def test_a_file_system_without_locks_has_no_holders(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    acquire(tmp_path)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert holder_of(tmp_path) is None

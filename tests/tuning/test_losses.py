@@ -9,6 +9,11 @@ from tune_ddvae.tuning.losses import Loss, Memory, judge
 
 SILENT = "Worker unexpectedly exits ... (1) the process was killed by the OOM killer ..."
 TERMINATED = "Worker exits with an exit code 1. The process receives a SIGTERM."
+AWAY = """Traceback (most recent call last):
+  File "ray/train/_internal/storage.py", line 558, in persist_current_checkpoint
+OSError: When testing for existence of bucket 'mine': AWS Error NETWORK_CONNECTION during HeadBucket \
+operation: curlCode: 7, Could not connect to server"""
+GOOGLES = "OSError: google::cloud::Status(UNAVAILABLE: Retry policy exhausted)"
 FULL = "OSError: [Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"
 
 
@@ -59,6 +64,13 @@ def test_any_other_signal_is_named():
 def test_what_the_worker_said_itself_goes_before_rays_guess():
     said = "crashed: Segmentation fault, in forward (vae.py:1)"
     assert judge(SILENT, said, "at most 99 % ...") == Loss(said)
+
+
+@pytest.mark.parametrize("text", [AWAY, GOOGLES])
+def test_a_bucket_that_is_away_is_no_fault_of_the_trials(text):
+    loss = judge(text, "stalled: nothing was finished for 0:10:00")
+    assert (loss.counts, loss.is_full) == (False, False)
+    assert loss.reason.startswith("the storage was away: OSError: ")
 
 
 def test_a_full_disk_is_no_fault_of_the_trials():

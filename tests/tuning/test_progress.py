@@ -13,7 +13,12 @@ from rich.console import Console
 from tests.tuning.screens import first_step, printed
 from tests.tuning.simulated import drive, make_spec, open_study
 from tune_ddvae.tuning.progress import STATUS_S, Progress, counts_text, time_text
+from tune_ddvae.tuning.resources import Slots
 from tune_ddvae.tuning.trials import Report, Trial
+
+
+def at_once(concurrent: int) -> Slots:
+    return Slots(concurrent=concurrent, num_cpus=1.0, num_gpus=0.0)
 
 
 def plain_console() -> Console:
@@ -45,7 +50,7 @@ def unreadable_soon(make_ends) -> Iterator[tuple[TextIO, Callable[[], None]]]:
 
 def test_a_log_file_gets_one_line_for_each_start_and_end(study):
     console = plain_console()
-    with Progress(study, console, slots=1):
+    with Progress(study, console, slots=at_once(1)):
         drive(study)
     lines = console.file.getvalue().splitlines()
     assert "\x1b" not in console.file.getvalue()
@@ -61,7 +66,7 @@ def test_a_log_file_gets_one_line_for_each_start_and_end(study):
 
 def test_a_failure_is_told_with_its_reason_and_a_note_once(study):
     console = plain_console()
-    with Progress(study, console, slots=1):
+    with Progress(study, console, slots=at_once(1)):
         assignment = study.next_assignment()
         study.lose_attempt(assignment.attempt, "its node died")
         assignment = study.next_assignment()
@@ -75,7 +80,7 @@ def test_a_failure_is_told_with_its_reason_and_a_note_once(study):
 
 def test_a_log_file_gets_a_status_line_at_most_every_half_minute(study):
     console, now = plain_console(), [0.0]
-    progress = Progress(study, console, slots=1, clock=lambda: now[0])
+    progress = Progress(study, console, slots=at_once(1), clock=lambda: now[0])
     first_step(study)
     for _ in range(5):
         now[0] += STATUS_S - 1
@@ -91,7 +96,7 @@ def test_a_log_file_gets_a_status_line_at_most_every_half_minute(study):
 
 def test_a_terminal_shows_a_table_while_running_and_is_clean_after(study):
     console = terminal()
-    with Progress(study, console, slots=1):
+    with Progress(study, console, slots=at_once(1)):
         first_step(study)
         deadline = time.monotonic() + 5
         while "training" not in console.file.getvalue() and time.monotonic() < deadline:
@@ -105,16 +110,21 @@ def test_a_terminal_shows_a_table_while_running_and_is_clean_after(study):
 
 def test_the_console_is_left_clean_when_the_study_raises(study):
     console = terminal()
-    with pytest.raises(RuntimeError, match="the disk is full"), Progress(study, console, slots=1):
+    with (
+        pytest.raises(RuntimeError, match="the disk is full"),
+        Progress(study, console, slots=at_once(1)),
+    ):
         raise RuntimeError("the disk is full")
     assert not any(thread.name == "progress" for thread in threading.enumerate())
-    with Progress(study, console, slots=1):  # nothing of the first one is left on the console
+    with Progress(
+        study, console, slots=at_once(1)
+    ):  # nothing of the first one is left on the console
         pass
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 14), (80, 24), (120, 30), (200, 60)])
 def test_the_screen_fits_the_terminal(driven, width, height):
-    progress = Progress(driven, terminal(width, height), slots=2)
+    progress = Progress(driven, terminal(width, height), slots=at_once(2))
     lines = screen_of(progress, width, height)
     assert all(len(line) <= width for line in lines)
     assert len(lines) < height
@@ -122,7 +132,7 @@ def test_the_screen_fits_the_terminal(driven, width, height):
 
 
 def test_time_left_is_unknown_before_the_first_result(study):
-    progress = Progress(study, plain_console(), slots=2)
+    progress = Progress(study, plain_console(), slots=at_once(2))
     study.next_assignment()
     assert "time left unknown yet" in "\n".join(screen_of(progress, 80, 24))
 
@@ -135,7 +145,7 @@ def test_the_hours_are_told_with_what_earlier_sessions_used(study):
         "1 min elapsed, hours are used up in 9 min"
     )
     study.record.used_hours = lambda: 1.5
-    progress = Progress(study, plain_console(), slots=1, hours=2.0)
+    progress = Progress(study, plain_console(), slots=at_once(1), hours=2.0)
     assert "hours are used up in 30 min" in "\n".join(screen_of(progress, 80, 24))
 
 
@@ -148,7 +158,7 @@ def test_counts_say_where_every_trial_stands(driven):
 
 def test_the_study_may_change_while_it_is_drawn(tmp_path):
     study = open_study(tmp_path, make_spec(startup_trials=100), trials=3)
-    progress = Progress(study, terminal(), slots=1)
+    progress = Progress(study, terminal(), slots=at_once(1))
     errors = []
 
     def look() -> None:
@@ -173,7 +183,7 @@ def test_the_study_may_change_while_it_is_drawn(tmp_path):
 def test_a_terminal_that_is_gone_leaves_the_study_running(study, is_started):
     with unreadable_soon(os.openpty) as (file, vanish):
         console = terminal(file=file)
-        progress = Progress(study, console, slots=1)
+        progress = Progress(study, console, slots=at_once(1))
         before = sys.stdout, sys.stderr
         if not is_started:
             vanish()
@@ -195,13 +205,13 @@ def test_a_terminal_that_is_gone_leaves_the_study_running(study, is_started):
 def test_one_that_is_gone_at_the_end_changes_nothing(study, make_ends):
     with unreadable_soon(make_ends) as (file, vanish), redirect_stdout(file):
         console = Console(file=file, force_terminal=False)
-        with Progress(study, console, slots=1):
+        with Progress(study, console, slots=at_once(1)):
             drive(study)
             vanish()
     assert study.is_complete
 
 
 def test_a_signal_still_ends_the_process(study):
-    progress = Progress(study, plain_console(), slots=1)
+    progress = Progress(study, plain_console(), slots=at_once(1))
     with pytest.raises(SystemExit), progress._console_may_go():
         raise SystemExit(130)

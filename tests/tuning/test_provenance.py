@@ -1,5 +1,6 @@
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import tune_ddvae
+from tests.tuning.test_order import order_of
 from tune_ddvae.tuning import provenance
 
 AS_SOMEONE = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
@@ -55,6 +57,14 @@ def test_an_installed_package_takes_no_commit_from_a_folder_it_happens_to_lie_in
     installed = checkout / "venv" / "site-packages" / "tune_ddvae" / "__init__.py"
     monkeypatch.setattr(tune_ddvae, "__file__", str(installed))
     assert provenance.commit() == ""
+
+
+def test_a_submitted_job_knows_the_commit_that_it_was_sent_from(checkout, monkeypatch):
+    sent = order_of().job_environment[provenance.SUBMITTED_COMMIT]
+    assert sent == provenance.commit() != ""
+    shutil.rmtree(checkout / ".git")
+    monkeypatch.setenv(provenance.SUBMITTED_COMMIT, sent)
+    assert provenance.versions()["commit"] == sent
 
 
 def test_without_git_there_is_no_commit_and_no_error(checkout, monkeypatch):

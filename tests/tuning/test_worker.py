@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import faulthandler
+import platform
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from tests.tuning.simulated import flat_base
 from tune_ddvae.errors import CheckpointError
+from tune_ddvae.tuning import place
+from tune_ddvae.tuning.bucket import Bucket, bucket_at, delete, upload
 from tune_ddvae.tuning.trials import Assignment
 from tune_ddvae.tuning.worker import Watchdog, Worker
 
@@ -23,7 +26,9 @@ SMALL = {
 }
 
 
-def make_assignment(storage: Path, *checkpoints: str, number: int = 0, **changes) -> Assignment:
+def make_assignment(
+    storage: Path | Bucket, *checkpoints: str, number: int = 0, **changes
+) -> Assignment:
     config = flat_base() | SMALL | {k.replace("__", "/"): v for k, v in changes.items()}
     return Assignment(
         number=number,
@@ -42,8 +47,8 @@ def test_data_other_than_the_studys_are_refused_by_name(tmp_path):
     wanted = dataclasses.replace(make_assignment(tmp_path), data_checksum="0" * 64)
     worker.assign(wanted)
     report = worker.step()
-    assert report.error_kind == "DataError"
-    assert "digits data on" in report.error
+    assert report.error_kind == "UnfitNodeError"
+    assert f"{platform.node()} has other digits data" in report.error
     assert "study's 0000000000000000" in report.error
 
 
@@ -90,6 +95,68 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(straight,
     assert [report.epoch for report in again] == [2, 3]
     assert [numbers(r) for r in again] == [numbers(r) for r in straight[1:]]
     assert "trial 0 passed over a checkpoint" in again[0].notes[0]
+
+
+class InBucket:
+    """The straight trial's checkpoints, in a bucket."""
+
+    def __init__(self, s3, folder: Path) -> None:
+        self.server = s3
+        self.place = bucket_at(s3.address("studies/tiny"))
+        for epoch in "123":
+            upload(folder / epoch, self.place / epoch)
+
+    def worker(self, *checkpoints: str) -> Worker:
+        worker = Worker()
+        worker.assign(make_assignment(self.place, *checkpoints))
+        return worker
+
+
+@pytest.fixture
+def in_bucket(straight, s3, tmp_path):
+    return InBucket(s3, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["none", "truncated", "missing"])
+def test_a_trial_goes_on_from_its_newest_intact_checkpoint_in_a_bucket(
+    damage, straight, in_bucket, tmp_path
+):
+    if damage == "missing":
+        delete(in_bucket.place / "2")
+    elif damage == "truncated":
+        (tmp_path / "2" / "state.pt").write_bytes(b"PK half")
+        upload(tmp_path / "2", in_bucket.place / "2")
+    again = train(in_bucket.worker("2", "1"))
+    expected = straight[1:] if damage != "none" else straight[2:]
+    assert [numbers(r) for r in again] == [numbers(r) for r in expected]
+    passed_over = [str(note) for note in again[0].notes]
+    if damage == "none":
+        assert passed_over == []
+    else:
+        assert (
+            f"passed over a checkpoint: {'no ' * (damage == 'missing')}checkpoint "
+            in (passed_over[0])
+        )
+        assert f"{in_bucket.place.plain}/2" in passed_over[0]
+
+
+def test_an_outage_of_the_bucket_is_waited_for_and_then_told_as_that(in_bucket, monkeypatch):
+    monkeypatch.setattr(place, "RETRY_S", 0.0)
+    monkeypatch.setattr(place, "PATIENCE_S", 0.2)
+    with in_bucket.server.away() as refusing:
+        report = in_bucket.worker("2", "1").step()
+        assert refusing.num_calls > 1
+    assert (report.error_kind, report.is_last) == ("StorageAwayError", True)
+    assert f"storage {in_bucket.place} cannot be used" in report.error
+    assert report.notes == ()
+    assert in_bucket.worker("2", "1").step().epoch == 3
+
+
+def test_an_outage_while_a_checkpoint_is_fetched_is_no_damage_to_it(in_bucket, monkeypatch):
+    monkeypatch.setattr("tune_ddvae.tuning.worker.wait_for", lambda *_: None)
+    with in_bucket.server.away():
+        report = in_bucket.worker("2", "1").step()
+    assert (report.error_kind, report.epoch, report.notes) == ("StorageAwayError", 0, ())
 
 
 def test_nothing_of_one_trial_stays_for_the_next(straight, tmp_path):

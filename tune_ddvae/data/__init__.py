@@ -15,6 +15,7 @@ __all__ = [
     "Split",
     "check_dir",
     "checksum",
+    "found",
     "load",
     "place",
     "prepare",
@@ -30,6 +31,10 @@ _PLACE: Mapping[str, Callable[[Path | None], str]] = {
     "pinwheel": lambda _: "generated from data/seed",
     "dsprites": dsprites.place,
     "digits": lambda _: "bundled with scikit-learn",
+}
+_FOUND: Mapping[str, Callable[[DataConfig, Path | None], str]] = {
+    "fashion_mnist": fashion_mnist.found,
+    "dsprites": dsprites.found,
 }
 _LOAD: Mapping[str, Callable[[DataConfig, Path | None], Dataset]] = {
     "fashion_mnist": fashion_mnist.load,
@@ -68,6 +73,18 @@ def place(config: DataConfig, data_dir: Path | None = None) -> str:
         DataError: A folder was given and lacks files, or what can be told of them at once is wrong.
     """
     return _PLACE[config.name](data_dir)
+
+
+def found(config: DataConfig, data_dir: Path | None = None) -> str:
+    """Where the data lie on this machine, read and verified; empty where they would be fetched.
+
+    Makes and fetches nothing. Data that need no files are always there.
+
+    Raises:
+        DataError: A file is missing or damaged; names it, where it was looked for and the mend.
+    """
+    look = _FOUND.get(config.name)
+    return place(config, data_dir) if look is None else look(config, data_dir)
 
 
 def check_dir(config: DataConfig, data_dir: Path | None) -> None:

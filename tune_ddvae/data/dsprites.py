@@ -117,6 +117,33 @@ def place(data_dir: Path | None = None, source: SpriteSource = DSPRITES) -> str:
     return _content(data_dir, source).origin
 
 
+def found(
+    config: DataConfig,  # noqa: ARG001 - one file serves all seeds and splits
+    data_dir: Path | None = None,
+    source: SpriteSource = DSPRITES,
+) -> str:
+    """Where ``prepare`` has what it needs on this machine, verified, "drawn" included.
+
+    Raises:
+        DataError: As ``prepare``, as far as can be told without unpacking.
+    """
+    content = _content(data_dir, source)
+    needs_file = content.archive is None and not content.is_drawn
+    if needs_file and not cache.is_intact(content.path, source.num_images * _IMAGE_BYTES):
+        raise _damaged(content)
+    return content.origin
+
+
+def files(data_dir: Path | None = None, source: SpriteSource = DSPRITES) -> dict[str, bytes]:
+    """The archive that ``prepare`` takes the images from, by name; none where they are drawn.
+
+    Raises:
+        DataError: It is not where it should be, or damaged.
+    """
+    archive = _content(data_dir, source).archive
+    return {} if archive is None else {NAME: archive.path.read_bytes()}
+
+
 def load(
     config: DataConfig, data_dir: Path | None = None, source: SpriteSource = DSPRITES
 ) -> Dataset:
@@ -197,13 +224,16 @@ def _images(content: _Content, source: SpriteSource) -> Iterable[np.ndarray]:
         _log.info("drawing dSprites, once on this machine")
         return draw(source.sizes)
     if content.archive is None:
-        raise DataError(
-            f"{content.path} is damaged and the archive that it came from is not at hand: give "
-            f"--data-dir with {NAME}, or run `{FETCH_COMMAND}`, or delete the file to go on with "
-            f"{DRAWN}"
-        )
+        raise _damaged(content)
     _log.info("packing %s, once on this machine", content.archive.path)
     return pack(content.archive, source)
+
+
+def _damaged(content: _Content) -> DataError:
+    return DataError(
+        f"{content.path} is damaged and the archive that it came from is not at hand: give "
+        f"--data-dir with {NAME}, or run `{FETCH_COMMAND}`, or delete the file to go on with {DRAWN}"
+    )
 
 
 def _rows(config: DataConfig, source: SpriteSource) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

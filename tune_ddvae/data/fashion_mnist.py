@@ -23,6 +23,7 @@ from tune_ddvae.data.sources import (
     find_given,
     given_dir,
     is_installed,
+    read_earlier,
     read_found,
     read_given,
 )
@@ -106,6 +107,40 @@ def place(data_dir: Path | None = None, source: Source = FASHION_MNIST) -> str:
         find_given(given, source)
         return str(given)
     return str(source.system_dir) if is_installed(source) else "a mirror, downloaded once"
+
+
+def found(config: DataConfig, data_dir: Path | None = None, source: Source = FASHION_MNIST) -> str:
+    """Where ``prepare`` has what it needs on this machine, verified; empty where it would fetch.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    given = given_dir(data_dir)
+    if given is not None:
+        read_given(given, source)
+        return str(given)
+    path = _cached_path(config, source)
+    if cache.is_intact(path, _num_bytes(source)):
+        return str(path)
+    if is_installed(source):
+        read_found(source)
+        return str(source.system_dir)
+    earlier = read_earlier(source)
+    return "" if earlier is None else str(earlier)
+
+
+def files(data_dir: Path | None = None, source: Source = FASHION_MNIST) -> dict[str, bytes]:
+    """The verified files as ``prepare`` takes them from this machine, by name; none where it fetches.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    given = given_dir(data_dir)
+    if given is not None:
+        return read_given(given, source)
+    if is_installed(source) or read_earlier(source) is not None:
+        return read_found(source)
+    return {}
 
 
 def load(

@@ -123,6 +123,20 @@ def read_found(source: Source) -> dict[str, bytes]:
     return {name: _downloaded(name, source) for name in source.sha256}
 
 
+def read_earlier(source: Source) -> Path | None:
+    """The folder of earlier downloads where all of them lie there intact, else None."""
+    try:
+        for name in source.sha256:
+            _read(_download_path(name, source), source.sha256[name])
+    except DataError:  # missing, or damaged: it would be fetched again
+        return None
+    return _download_path(name, source).parent
+
+
+def _download_path(name: str, source: Source) -> Path:
+    return cache.cache_dir() / source.cache_name / "downloads" / f"{name}.gz"
+
+
 def _read_all(files: Mapping[str, Path], mend: str, source: Source) -> dict[str, bytes]:
     try:
         return {name: _read(path, source.sha256[name]) for name, path in files.items()}
@@ -147,7 +161,7 @@ def _read(path: Path, sha256: str) -> bytes:
 
 def _downloaded(name: str, source: Source) -> bytes:
     """The content of one file, from an earlier download if that is intact, else fetched."""
-    path = cache.cache_dir() / source.cache_name / "downloads" / f"{name}.gz"
+    path = _download_path(name, source)
     if path.is_file():
         try:
             return _read(path, source.sha256[name])

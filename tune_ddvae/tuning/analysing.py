@@ -25,6 +25,8 @@ from tune_ddvae.plots.style import save_figure
 from tune_ddvae.training.device import choose_device, set_threads
 from tune_ddvae.tuning.analysis_files import NAME, checked_folder, comparison, facts_of, write
 from tune_ddvae.tuning.analysis_screen import Analysis, working
+from tune_ddvae.tuning.bucket import Bucket, bucket_at, is_address
+from tune_ddvae.tuning.place import Place, absolute, kept_copies, place_at, tracking_folder
 from tune_ddvae.tuning.tracked_run import TrackedRun, checkpoint_of, fetch_run
 from tune_ddvae.tuning.tracking_check import default_tracking_uri
 
@@ -89,7 +91,8 @@ class Request:
 class Subject:
     """The checkpoint that was asked for, and whose it is."""
 
-    folder: Path
+    folder: Path  # on this machine
+    place: Place  # where it really lies
     run: TrackedRun | None = None
     problems: tuple[str, ...] = ()  # of checkpoints that were passed over
 
@@ -117,14 +120,16 @@ def analyse(request: Request, console: Console) -> Analysed:
     with console.status("opening the checkpoint and its data"):
         model = open_checkpoint(subject.folder, request.data_dir, device)
     data.check_dir(model.config.data, request.data_dir)
-    folder = checked_folder(request.out, subject.folder, model.epoch)
+    folder = checked_folder(request.out, subject.place, model.epoch)
     if request.as_recorded and subject.run is not None:
         recorded = _recorded(request, subject.run, model.epoch)
         with working(console, "measuring as recorded") as advance:
             again = measure_as_recorded(model, recorded, on_batch=lambda: advance(1))
-        facts = facts_of(model, again, subject.run, folder) | comparison(again, recorded)
+        facts = facts_of(model, again, subject.run, subject.place, folder)
+        facts |= comparison(again, recorded)
     else:
-        facts = facts_of(model, _measured(request, model, console), subject.run, folder)
+        measured = _measured(request, model, console)
+        facts = facts_of(model, measured, subject.run, subject.place, folder)
     drawn: list[Path] = []
     if request.draws:
         try:
@@ -145,22 +150,26 @@ def locate(request: Request) -> Subject:
     Raises:
         CheckpointError: There is none; says what there is.
         ConfigError: What only a run can answer is asked of a folder.
+        StorageError: It is in a bucket that does not answer, or that no address can name.
         TrackingError: The run cannot be read.
     """
+    if is_address(request.place):
+        return _in_folder(bucket_at(request.place), request)
     place = Path(request.place).expanduser()
     if request.is_folder or place.exists() or _LOOKS_LIKE_A_PATH.search(request.place):
         return _in_folder(place, request)
-    storage = None if request.storage is None else Path(request.storage).expanduser()
+    storage = None if request.storage is None else place_at(request.storage)
     uri = (
         request.tracking_uri
         or os.environ.get("MLFLOW_TRACKING_URI")
-        or default_tracking_uri(storage or Path("studies"))
+        or default_tracking_uri(tracking_folder(storage or Path("studies")))
     )
     run = fetch_run(request.place, uri, storage)
-    return Subject(checkpoint_of(run, request.which), run, run.found.problems)
+    folder = checkpoint_of(run, request.which)
+    return Subject(folder, absolute(run.place_of(folder)), run, run.found.problems)
 
 
-def _in_folder(place: Path, request: Request) -> Subject:
+def _in_folder(place: Place, request: Request) -> Subject:
     asked = {
         "--checkpoint best": request.which == "best",
         "--as-recorded": request.as_recorded,
@@ -173,14 +182,19 @@ def _in_folder(place: Path, request: Request) -> Subject:
                 f"{option} needs a trial's run in MLflow, got the folder {place}, which does not say "
                 "what training recorded: name the run instead, or leave the option out"
             )
-    if not place.is_dir():
+    here = kept_copies([place]) / place.name if isinstance(place, Bucket) else place
+    if not here.is_dir():
         raise CheckpointError(
-            f"no folder at {place.absolute()}: name a checkpoint's folder, one with checkpoints in it, "
+            f"no folder at {absolute(place)}: name a checkpoint's folder, one with checkpoints in it, "
             "or a trial's run in MLflow"
         )
-    found = find_checkpoints(place)
+    found = find_checkpoints(here)
     epoch = request.which if isinstance(request.which, int) else None
-    return Subject(found.at(epoch, f"folder {place.absolute()}"), problems=found.problems)
+    folder = found.at(epoch, f"folder {absolute(place)}")
+    if isinstance(place, Bucket):
+        there = place if folder == here else place / folder.name
+        return Subject(folder, there, problems=found.problems)
+    return Subject(folder, folder, problems=found.problems)
 
 
 def _recorded(request: Request, run: TrackedRun, epoch: int) -> dict[str, float]:

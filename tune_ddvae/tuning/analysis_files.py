@@ -15,6 +15,8 @@ from tune_ddvae.errors import StorageError
 from tune_ddvae.training.device import describe_device
 from tune_ddvae.tuning import provenance
 from tune_ddvae.tuning.analysis_screen import Analysis, protocol_text
+from tune_ddvae.tuning.bucket import Bucket
+from tune_ddvae.tuning.place import Place
 from tune_ddvae.tuning.storage import existing_parent
 from tune_ddvae.tuning.tracked_run import TrackedRun, log_files, log_values
 from tune_ddvae.tuning.tracking_names import without_password
@@ -23,19 +25,23 @@ NAME = "analysis"  # of the folder beside checkpoints and in a run's artifacts; 
 TOLERANCE = 1e-4  # absolute up to 1, relative beyond
 
 
-def checked_folder(asked: Path | None, checkpoint: Path, epoch: int) -> Path:
+def checked_folder(asked: Path | None, checkpoint: Place, epoch: int) -> Path:
     """Where results go, absolute; nothing is made yet.
 
     Args:
-        asked: As the user names it; None: beside the checkpoint.
+        asked: As the user names it; None: beside the checkpoint, or for one in a bucket below the
+            current folder.
         checkpoint: Its folder.
         epoch: Of the checkpoint; results of two epochs never mix.
 
     Raises:
         StorageError: It cannot be written to.
     """
-    folder = asked or checkpoint.parent / NAME / f"epoch_{epoch}"
-    folder = folder.expanduser().absolute()
+    if isinstance(checkpoint, Bucket):
+        beside = Path(NAME) / checkpoint.parent.name
+    else:
+        beside = checkpoint.parent / NAME
+    folder = (asked or beside / f"epoch_{epoch}").expanduser().absolute()
     place = existing_parent(folder)
     try:
         with tempfile.NamedTemporaryFile(dir=place, prefix=".probe-"):
@@ -49,12 +55,16 @@ def checked_folder(asked: Path | None, checkpoint: Path, epoch: int) -> Path:
 
 
 def facts_of(
-    model: TrainedModel, measured: Measured | None, run: TrackedRun | None, folder: Path
+    model: TrainedModel,
+    measured: Measured | None,
+    run: TrackedRun | None,
+    checkpoint: Place,
+    folder: Path,
 ) -> dict[str, Any]:
     """What was found, with all that it follows from, as plain data."""
     facts: dict[str, Any] = {
         "run": None,
-        "checkpoint": str(model.folder),
+        "checkpoint": str(checkpoint),
         "folder": str(folder),
         "epoch": model.epoch,
         "setting": setting(model.config),

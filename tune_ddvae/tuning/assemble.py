@@ -1,9 +1,12 @@
 """From options to a request: every check that can refuse runs here, before anything is created."""
 
+import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -11,32 +14,37 @@ from rich.console import Console
 from tune_ddvae import data
 from tune_ddvae.catalogue import StudyFile
 from tune_ddvae.config import TrialConfig, Value, with_overrides
-from tune_ddvae.errors import ConfigError
+from tune_ddvae.data.sources import given_dir
+from tune_ddvae.errors import ConfigError, StorageError
 from tune_ddvae.spec import StudySpec, ends, flat_space
 from tune_ddvae.training.device import choose_device, set_threads
 from tune_ddvae.training.pace import measure_pace, num_parameters
 from tune_ddvae.tuning import disk, provenance
-from tune_ddvae.tuning.engine import join_cluster
+from tune_ddvae.tuning.cluster import Looker, join_cluster
+from tune_ddvae.tuning.cluster_slots import ClusterSlots, cluster_wait_s, settled
 from tune_ddvae.tuning.opening import check_recorded, num_recorded, record_url
+from tune_ddvae.tuning.place import (
+    Place,
+    database_folder,
+    free_bytes,
+    make_ready,
+    planned_place,
+    tracking_folder,
+)
 from tune_ddvae.tuning.plan import CHECKPOINTS_KEPT, Plan, checkpoint_bytes
 from tune_ddvae.tuning.postgresql import is_server, num_on_server, server_address
-from tune_ddvae.tuning.resources import Slots, local_resources, make_slots
+from tune_ddvae.tuning.preflight import check_storage, check_versions, place_data, trial_nodes
+from tune_ddvae.tuning.resources import Slots, local_resources, make_slots, trial_size
 from tune_ddvae.tuning.session import Request
-from tune_ddvae.tuning.storage import (
-    existing_parent,
-    free_bytes,
-    planned_folder,
-    slug,
-    storage_folder,
-)
+from tune_ddvae.tuning.storage import check_name, slug
 from tune_ddvae.tuning.tracking import (
     absolute_uri,
     check_tracking,
     default_tracking_uri,
     without_password,
 )
+from tune_ddvae.tuning.wording import plural
 
-LONGEST_NAME = 400
 STALL_VARIABLE = "TUNE_DDVAE_STALL_S"
 
 
@@ -68,27 +76,53 @@ def make_request(file: StudyFile, spec: StudySpec, options: Options, console: Co
     request = _checked(file, spec, options, console)
     with console.status("making the data ready"):
         data.prepare(spec.base.data, _path(options.data_dir))
-    storage_folder(options.storage)  # last: what is refused leaves no folder behind
-    return request
+    if not request.is_joined:
+        make_ready(request.folder)  # last: what is refused leaves no folder behind
+        return request
+    on = trial_nodes(request.slots.now().trial)
+    with console.status(f"asking {len(on)} {plural('node', len(on))} whether all can take part"):
+        check_versions(on, needs_gpu=request.slots.num_gpus > 0)
+        files = place_data(spec.base.data, request.data_dir, request.data_checksum, on)
+        with _undone(request.folder):
+            make_ready(request.folder)
+            check_storage(request.folder.parent, on)
+    return dataclasses.replace(request, files=files)
+
+
+@contextmanager
+def _undone(study: Place) -> Iterator[None]:
+    """Take the storage's folder away again where it was made for nothing."""
+    was_there = not isinstance(study, Path) or study.parent.exists()
+    try:
+        yield
+    except StorageError:
+        if not was_there and isinstance(study, Path):
+            with suppress(OSError):  # there is something in it, or it could not even be made
+                study.parent.rmdir()
+        raise
 
 
 def _checked(file: StudyFile, spec: StudySpec, options: Options, console: Console) -> Request:
     """Everything that can be checked without making anything."""
-    if not 0 < len(options.name) <= LONGEST_NAME:
-        raise ConfigError(f"--name must have 1 to {LONGEST_NAME} characters, got {options.name!r}")
+    check_name(options.name)
     if not options.storage.strip():
         raise ConfigError("--storage must name a folder, got nothing")
-    storage = planned_folder(options.storage)
-    slots = _slots(options)
+    storage = planned_place(options.storage, options.record)
+    slots = _slots(options, console)
+    given = given_dir(_path(options.data_dir))
     data.place(spec.base.data, _path(options.data_dir))
     folder = storage / slug(options.name)
-    record = record_url(folder) if options.record is None else server_address(options.record)
+    record = (
+        record_url(database_folder(folder))
+        if options.record is None
+        else server_address(options.record)
+    )
     if is_server(record):
         num_on_server(record, options.name)  # it answers, and would have us
     tracking_uri = absolute_uri(
         options.tracking_uri
         or os.environ.get("MLFLOW_TRACKING_URI")
-        or default_tracking_uri(storage)
+        or default_tracking_uri(tracking_folder(storage))
     )
     for warning in check_tracking(tracking_uri, file.name):
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
@@ -104,12 +138,13 @@ def _checked(file: StudyFile, spec: StudySpec, options: Options, console: Consol
         record=record,
         tracking_uri=tracking_uri,
         data_checksum=data.checksum(spec.base.data, _path(options.data_dir)),
-        command=provenance.command("tune_ddvae.study", map(without_password, options.words)),
+        command=os.environ.get(provenance.SUBMITTED_AS)
+        or provenance.command("tune_ddvae.study", map(without_password, options.words)),
         seed=options.seed,
         trials=spec.size.trials,
         hours=options.hours,
         slots=slots,
-        data_dir=options.data_dir and str(Path(options.data_dir).expanduser().absolute()),
+        data_dir=None if given is None else str(given),
         stall_s=_stall_s(),
         working_bytes=disk.RESERVE_BYTES if needed is None else needed.working,
         report=options.report,
@@ -128,7 +163,9 @@ def _stall_s() -> float:
     return seconds
 
 
-def _needs(spec: StudySpec, slots: Slots, record: str, name: str) -> disk.Needs | None:
+def _needs(
+    spec: StudySpec, slots: Slots | ClusterSlots, record: str, name: str
+) -> disk.Needs | None:
     """What the study still needs of the disk; None where nothing is left to train."""
     begun, ended = num_recorded(record, name)
     trials = spec.size.trials
@@ -142,13 +179,19 @@ def _needs(spec: StudySpec, slots: Slots, record: str, name: str) -> disk.Needs 
     )
 
 
-def _slots(options: Options) -> Slots:
-    return make_slots(
-        join_cluster(options.address) if options.address else local_resources(),
-        max_concurrent=options.max_concurrent,
-        cpus_per_trial=options.cpus_per_trial,
-        gpus_per_trial=options.gpus_per_trial,
-    )
+def _slots(options: Options, console: Console) -> Slots | ClusterSlots:
+    """What a trial takes and how many run at once; a cluster is joined to know it."""
+    most, cpus, gpus = options.max_concurrent, options.cpus_per_trial, options.gpus_per_trial
+    if not options.address:
+        return make_slots(
+            local_resources(), max_concurrent=most, cpus_per_trial=cpus, gpus_per_trial=gpus
+        )
+    wait_s = cluster_wait_s()
+    join_cluster(options.address)
+    look = Looker()
+    view = settled(look, partial(console.print, markup=False, soft_wrap=True), wait_s)
+    trial = trial_size(view, max_concurrent=most, cpus_per_trial=cpus, gpus_per_trial=gpus)
+    return ClusterSlots(trial, look, max_concurrent=most)
 
 
 def _path(folder: str | None) -> Path | None:
@@ -176,14 +219,14 @@ def make_plan(file: StudyFile, spec: StudySpec, options: Options, console: Conso
         num_recorded=(
             num_on_server(request.record, request.name)
             if is_server(request.record)
-            else check_recorded(request.folder, request.name, request.identity())
+            else check_recorded(database_folder(request.folder), request.name, request.identity())
         ),
-        slots=request.slots,
+        slots=request.slots.now(),
         data_place=data.place(spec.base.data, _path(options.data_dir)),
         folder=request.folder,
         record=request.record,
         tracking=request.tracking_uri,
-        free_bytes=free_bytes(existing_parent(request.folder)),
+        free_bytes=free_bytes(request.folder),
         num_parameters=pace.num_parameters,
         seconds_per_epoch=pace.seconds_per_epoch,
     )

@@ -6,9 +6,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from tune_ddvae.errors import RecordError, TrackingError
+from tune_ddvae.tuning.bucket import bucket_at, is_address
 from tune_ddvae.tuning.ledger import Ledger
 from tune_ddvae.tuning.lock import sole_driver
 from tune_ddvae.tuning.opening import open_ledger, record_url, recorded_names
+from tune_ddvae.tuning.place import Place, database_folder, tracking_folder
 from tune_ddvae.tuning.postgresql import is_server, server_address
 from tune_ddvae.tuning.report_tracking import log_once
 from tune_ddvae.tuning.storage import absolute, slug
@@ -41,14 +43,15 @@ def catch_up(
         notes: Takes lines for the person watching.
 
     Raises:
+        ConfigError: The storage is a bucket, and no record is named.
         RecordError: There is no such study; names those there are.
         StudyLockedError: A driver holds it, and keeps MLflow up to date itself.
         TrackingError: The address cannot be used as it is.
     """
-    folder = absolute(storage)
-    with _open(name, folder, record) as ledger:
+    place = bucket_at(storage) if is_address(storage) else absolute(storage)
+    with _open(name, place, record) as ledger:
         given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-        uris = [absolute_uri(given)] if given else _known_addresses(ledger, folder)
+        uris = [absolute_uri(given)] if given else _known_addresses(ledger, tracking_folder(place))
         sent = []
         for uri in uris:
             backlog = Backlog(ledger, uri)
@@ -67,22 +70,25 @@ def catch_up(
                 )
             )
             if sent[-1].is_whole:
-                log_once(folder / slug(name), ledger, uri, experiment, notes)
+                log_once(place / slug(name), ledger, uri, experiment, notes)
     return sent
 
 
 @contextmanager
-def _open(name: str, storage: Path, record: str | None) -> Iterator[Ledger]:
+def _open(name: str, storage: Place, record: str | None) -> Iterator[Ledger]:
     """The study's record, held: nobody else may send at the same time, or runs would double."""
-    folder = storage / slug(name)
-    url = record_url(folder) if record is None else server_address(record)
+    url = (
+        record_url(database_folder(storage) / slug(name))
+        if record is None
+        else server_address(record)
+    )
     if not is_server(url) and name not in recorded_names(url):
-        known = ", ".join(_names_below(storage)) or "none"
+        known = ", ".join(_names_below(database_folder(storage))) or "none"
         raise RecordError(
             f"unknown study {name!r} in storage {storage}; there are: {known}. Where the record is on "
             "a server, name it with --record"
         )
-    with nullcontext() if is_server(url) else sole_driver(folder):
+    with nullcontext() if is_server(url) else sole_driver(database_folder(storage) / slug(name)):
         ledger = open_ledger(url, name)
         try:
             yield ledger

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_ddvae.errors import StorageError
-from tune_ddvae.tuning.storage import TRIALS_FOLDER, existing_parent, free_bytes
+from tune_ddvae.tuning.place import Place, free_bytes
+from tune_ddvae.tuning.storage import TRIALS_FOLDER
 from tune_ddvae.tuning.wording import file_size
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -46,13 +47,15 @@ def needs(*, checkpoint: int, num_new: int | None, kept: int, slots: int) -> Nee
     return Needs(checkpoint, working, working + (num_new or 0) * checkpoint, most)
 
 
-def check_space(folder: Path, needed: Needs) -> str:
+def check_space(folder: Place, needed: Needs) -> str:
     """Refuse a disk that is clearly too small; a warning where it may be, else nothing.
 
     Raises:
         StorageError: Not even one checkpoint of each new trial would fit; names both sizes.
     """
-    free = free_bytes(existing_parent(folder))
+    free = free_bytes(folder)
+    if free is None:
+        return ""
     if free < needed.least:
         raise StorageError(
             f"storage {folder} must have {file_size(needed.least)} free for this study (at least one "
@@ -72,7 +75,7 @@ def check_space(folder: Path, needed: Needs) -> str:
 class Watch:
     """Looks at the free space now and then; cheap enough to be asked at every step."""
 
-    def __init__(self, folder: Path, needed_bytes: int) -> None:
+    def __init__(self, folder: Place, needed_bytes: int) -> None:
         self._folder = folder
         self._needed = needed_bytes
         self._looked = -LOOK_EVERY_S
@@ -84,14 +87,14 @@ class Watch:
             return ""
         self._looked = now
         free = free_bytes(self._folder)
-        if free >= self._needed:
+        if free is None or free >= self._needed:
             return ""
         return full_text(
             self._folder, f"{file_size(free)} left of {file_size(self._needed)} needed"
         )
 
 
-def full_text(folder: Path, why: str) -> str:
+def full_text(folder: Place, why: str) -> str:
     """What is said of a disk that is full."""
     return f"no space left in storage {folder} ({why}); free some, and the same command goes on"
 

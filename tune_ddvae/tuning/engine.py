@@ -8,70 +8,66 @@ Tune's own restore, snapshots, loggers and signal handlers are off: the record d
 import logging
 import os
 import platform
-import signal
-import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import AuthenticationError
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Stopper, TuneConfig
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-import tune_ddvae
-from tune_ddvae import exit_codes
-from tune_ddvae.errors import ResourceError, StorageFullError
-from tune_ddvae.tuning import disk
+from tune_ddvae.errors import StorageFullError
+from tune_ddvae.tuning import cluster, disk
+from tune_ddvae.tuning.cluster_slots import ClusterSlots, Waiting
 from tune_ddvae.tuning.last_words import heard
 from tune_ddvae.tuning.live import LiveStudy
 from tune_ddvae.tuning.losses import Loss, Memory, judge
-from tune_ddvae.tuning.resources import Available, Slots
+from tune_ddvae.tuning.place import below, for_ray
+from tune_ddvae.tuning.resources import Slots
 from tune_ddvae.tuning.signals import StopSwitch
 from tune_ddvae.tuning.storage import TRIALS_FOLDER, attempt_name
-from tune_ddvae.tuning.trainable import ASSIGNMENT, REPORT, TrialTrainable
+from tune_ddvae.tuning.trainable import ASSIGNMENT, FILES, REPORT, TrialTrainable
 from tune_ddvae.tuning.trials import Assignment
 
+COUNT_EVERY_S = 1.0  # how soon it is known that no trial has a place
 SEEN_EVERY_S = 5.0  # how closely the hours that a killed driver used are known
-ANSWER_S = 3.0  # how long a cluster may take to take a connection
-
-ENVIRONMENT = {
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours reports and records first
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # 41 ms of driver CPU a result
-    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # snapshots for a restore that we never use
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial that asked for no GPU sees none
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
 
 
 def run(
     study: LiveStudy,
-    slots: Slots,
+    slots: Slots | ClusterSlots,
     switch: StopSwitch,
     on_change: Callable[[], None],
     space: disk.Watch,
+    waiting: Waiting | None = None,
+    files: Any | None = None,
 ) -> None:
     """Train until the study has nothing left to do or the switch is set.
+
+    Args:
+        study: What is to be trained.
+        slots: What a trial takes and how many run at once.
+        switch: Ends everything.
+        on_change: Called when there is news.
+        space: Watches the storage's disk.
+        waiting: Watches for trials without a place, on a cluster.
+        files: Ray's reference to the data's files, for machines that lack them.
 
     Raises:
         Exception: What the record or the study's own logic failed with.
     """
     # What Tune logs of a lost worker is a page of its own frames; our note says what happened.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots.concurrent)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots.most)
     memory = Memory()
     tuner = tune.Tuner(
         tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([_bundle(slots)])),
         tune_config=TuneConfig(
             num_samples=-1,
-            search_alg=StudySearcher(study, slots, switch),
+            search_alg=StudySearcher(study, slots, switch, files),
             scheduler=StudyScheduler(study, memory),
             reuse_actors=True,
             trial_name_creator=_trial_name,
@@ -79,8 +75,8 @@ def run(
         ),
         run_config=RunConfig(
             name=TRIALS_FOLDER,
-            storage_path=str(study.conditions.storage),
-            callbacks=[StudyCallback(study, switch, on_change, space, memory)],
+            **for_ray(study.conditions.storage),
+            callbacks=[StudyCallback(study, switch, on_change, space, memory, waiting)],
             stop=StudyStopper(switch),
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(checkpoint_frequency=1),
@@ -104,8 +100,15 @@ class InDriver:
 class StudySearcher(InDriver, Searcher):
     """Hands Tune the study's assignments, and tells the study how attempts ended."""
 
-    def __init__(self, study: LiveStudy, slots: Slots, switch: StopSwitch) -> None:
+    def __init__(
+        self,
+        study: LiveStudy,
+        slots: Slots | ClusterSlots,
+        switch: StopSwitch,
+        files: Any | None = None,
+    ) -> None:
         super().__init__()
+        self._files = {} if files is None else {FILES: files}
         self._study = study
         self._slots = slots
         self._switch = switch
@@ -122,7 +125,7 @@ class StudySearcher(InDriver, Searcher):
         assignment = self._study.next_assignment()
         if assignment is not None:
             self._attempts[trial_id] = assignment.attempt
-            return {ASSIGNMENT: assignment}
+            return {ASSIGNMENT: assignment, **self._files}
         # None with nothing in flight would make Tune wait for minutes, deaf to signals.
         return None if in_flight else Searcher.FINISHED
 
@@ -214,7 +217,10 @@ class StudyCallback(InDriver, Callback):
         on_change: Callable[[], None],
         space: disk.Watch,
         memory: Memory,
+        waiting: Waiting | None = None,
     ) -> None:
+        self._waiting = waiting
+        self._counted = time.monotonic()
         self._space = space
         self._memory = memory
         self._study = study
@@ -230,12 +236,21 @@ class StudyCallback(InDriver, Callback):
         self._memory.sample()
         if complaint := self._space.complaint():
             self._switch.set(complaint)
+        if self._waiting is not None and time.monotonic() - self._counted > COUNT_EVERY_S:
+            self._counted = time.monotonic()
+            states = [trial.status for trial in trials]
+            if complaint := self._waiting.look(
+                num_running=states.count("RUNNING"), num_waiting=states.count("PENDING")
+            ):
+                self._switch.set(complaint)
         if time.monotonic() - self._seen > SEEN_EVERY_S:
             self._seen = time.monotonic()
             self._study.record.seen()
-            if ray.is_initialized() and not _has_nodes():
+            if self._waiting is None and ray.is_initialized() and not cluster.alive_nodes():
                 # With no node left Tune would wait for one for ever.
                 self._switch.set("Ray's last node died; likely for want of memory")
+        if self._study.unfit_node:
+            self._switch.set(f"a machine could take no trial: {self._study.unfit_node}")
         if self._study.repeated_error:
             self._switch.set(f"the same error again and again: {self._study.repeated_error}")
 
@@ -253,8 +268,7 @@ class StudyCallback(InDriver, Callback):
         self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
     ) -> None:
         """Mark a checkpoint as whole: Ray copies file by file, so only an announced one counts."""
-        storage = self._study.conditions.storage
-        path = Path(checkpoint.path).relative_to(storage).as_posix()
+        path = below(checkpoint.path, self._study.conditions.storage)
         epoch = trial.last_result[REPORT].epoch
         try:
             self._study.take_checkpoint(_assignment(trial).attempt, epoch, path)
@@ -299,90 +313,8 @@ def _trial_name(trial: Any) -> str:
     return attempt_name(assignment.number, assignment.attempt)
 
 
-def _bundle(slots: Slots) -> dict[str, float]:
+def _bundle(slots: Slots | ClusterSlots) -> dict[str, float]:
     bundle = {"CPU": slots.num_cpus}
     if slots.num_gpus:
         bundle["GPU"] = slots.num_gpus
     return bundle
-
-
-def join_cluster(address: str) -> Available:
-    """Join the cluster at an address; what it has now.
-
-    Raises:
-        ResourceError: Nothing answers there, or it asks for a token that is not here.
-    """
-    os.environ.update(ENVIRONMENT)
-    _check_answers(address)
-    try:
-        with _on_our_terms():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except AuthenticationError as error:
-        raise ResourceError(
-            f"the Ray cluster at --address {address} asks for a token that is not here: set "
-            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or copy its ~/.ray/auth_token"
-        ) from error
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ResourceError(
-            f"no Ray cluster answers at --address {address} ({error}); start one with `ray start "
-            "--head`, or leave --address out"
-        ) from error
-    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return Available(there.get("CPU", 0.0), there.get("GPU", 0.0))
-
-
-def _has_nodes() -> bool:
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return any(node["Alive"] for node in nodes)
-
-
-def _check_answers(address: str) -> None:
-    """Ask the port first: Ray itself would try for minutes, deaf to signals."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal():
-        return  # a word of Ray's own, such as auto
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
-    except (OSError, OverflowError) as error:
-        raise ResourceError(
-            f"nothing answers at --address {address} ({error}); start a cluster with `ray start "
-            "--head`, or leave --address out"
-        ) from error
-
-
-def start_ray() -> None:
-    """Start a Ray of our own on this machine, unless a cluster has been joined."""
-    os.environ.update(ENVIRONMENT)
-    if ray.is_initialized():
-        return
-    with _on_our_terms():
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=200_000_000,
-        )
-
-
-@contextmanager
-def _on_our_terms() -> Iterator[None]:
-    """Let ``ray.init`` change neither what SIGTERM does nor which code the workers run.
-
-    It puts in a SIGTERM handler of its own, which exits with 15 and records nothing. And it puts the
-    current folder first on its workers' path: a package of our name that lies there would win over
-    us in the workers, so that folder has to be the one that we come from.
-    """
-    ours = signal.getsignal(signal.SIGTERM)
-    try:
-        with chdir(Path(tune_ddvae.__file__).parent.parent):
-            yield
-    except SystemExit as error:  # a signal came while Ray was starting
-        raise SystemExit(exit_codes.TERMINATED) from error
-    finally:
-        signal.signal(signal.SIGTERM, ours)
-
-
-def stop_ray() -> None:
-    """End the Ray that we started, or leave the cluster that we joined."""
-    ray.shutdown()

@@ -11,6 +11,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from tune_ddvae.tuning.place import Place
+
 FILE_NAME = "last-words.txt"
 NOWHERE = -1
 
@@ -31,9 +33,15 @@ class LastWords:
         """File descriptor to write to; that of the standard error stream while there is no file."""
         return 2 if self._handle == NOWHERE else self._handle
 
-    def open(self, folder: Path) -> None:
-        """Let what is said from now on be found in that folder; where it cannot be, go without."""
+    def open(self, folder: Place) -> None:
+        """Let what is said from now on be found in that folder; where it cannot be, go without.
+
+        It cannot be in a bucket, where nothing is there before it is whole: there the trace goes to
+        the standard error stream, which Ray keeps in the worker's log.
+        """
         self.close()
+        if not isinstance(folder, Path):
+            return
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / FILE_NAME
@@ -55,8 +63,10 @@ class LastWords:
             self._path.unlink()
 
 
-def heard(folder: Path) -> str:
+def heard(folder: Place) -> str:
     """What a lost worker's own trace says, in a few words; nothing where it left none."""
+    if not isinstance(folder, Path):
+        return ""
     try:
         text = (folder / FILE_NAME).read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tune_ddvae.errors import StudyLockedError
 from tune_ddvae.tuning import postgresql
-from tune_ddvae.tuning.lock import driver_text
+from tune_ddvae.tuning.lock import Holder, driver_text
 from tune_ddvae.tuning.postgresql import plain_cause, private_engine
 from tune_ddvae.tuning.tables import LEASES
 
@@ -153,6 +153,13 @@ class Lease:
             f"server, for more than {self._length_s:g} s{cause and f' ({cause})'}. It has written "
             f"nothing since, nothing recorded is lost, and the same command goes on{now}"
         )
+
+
+def current_holders(connection: Connection) -> dict[str, Holder]:
+    """The drivers that hold studies of a server now, by study id; reads only."""
+    columns = (LEASES.c.study_id, LEASES.c.host, LEASES.c.pid, LEASES.c.started)
+    held = connection.execute(select(*columns).where(LEASES.c.expiry > _NOW))
+    return {row.study_id: Holder(row.host, row.pid, row.started) for row in held}
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,17 @@ No Ray here: an engine asks for assignments and brings back reports, marks and l
 is decided goes into the record in the order it was decided, so that another driver can go on from it.
 """
 
-import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from tune_ddvae.config import to_flat, with_overrides
-from tune_ddvae.errors import StorageFullError
+from tune_ddvae.errors import StorageAwayError, StorageFullError, UnfitNodeError
 from tune_ddvae.spec import StudySpec
 from tune_ddvae.tuning import halving, ranking, sampling
+from tune_ddvae.tuning.place import Place, Remover
 from tune_ddvae.tuning.record import Record
 from tune_ddvae.tuning.trials import (
     Assignment,
@@ -27,19 +27,27 @@ from tune_ddvae.tuning.trials import (
 )
 
 SAME_ERROR_LIMIT = 3  # trials running that fail alike before the study stops
+UNFIT_LIMIT = 3  # attempts in a row that one machine cannot take before the study stops
+NODE_LOSS_LIMIT = 20  # workers lost with their nodes before a trial fails: it is no one's fault
 NEWEST_KEPT = 2  # checkpoints kept of each trial, beside the best epoch's
+NO_FAULT_OF_THE_TRIAL = frozenset(
+    kind.__name__ for kind in (StorageFullError, StorageAwayError, UnfitNodeError)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
     """How a study is run; none of it makes the study another one."""
 
-    storage: Path  # the study's own folder; checkpoint paths are relative to it
+    storage: Place  # the study's own; checkpoint paths are relative to it
     seed: int  # of the study
     trials: int | None  # how many in all; None: as many as the hours allow
     data_dir: str | None = None
     num_cpus: float = 1.0  # a trial
     data_checksum: str = ""  # that every worker's data must have
+    num_gpus: float = 0.0  # a trial
+    code: str = ""  # digest that every worker's code must have; empty where it is the driver's
+    mark: str = ""  # file in the storage that every worker must see; empty where it surely does
     stall_s: float = 600.0  # without any batch finished
     loss_limit: int = 3  # workers lost before a trial fails
 
@@ -54,9 +62,12 @@ class LiveStudy:
         self.trials: dict[int, Trial] = {trial.number: trial for trial in record.trials()}
         self.carried_over = sum(t.state is not State.UNFINISHED for t in self.trials.values())
         self.notes: list[str] = []  # for the person watching
+        self.remover = Remover(self.notes.append)
         self._attempts: dict[str, int] = {}  # in flight: attempt -> number
         self._failures: dict[str, tuple[str, str]] = {}  # attempt -> (kind, message)
         self._alike: list[tuple[str, str]] = []  # the latest failures in a row
+        self._unfit: Counter[str] = Counter()  # by what a machine lacks; its name is in it
+        self._node_losses: Counter[int] = Counter()  # by trial
         self._metric, self._direction = next(iter(spec.rank_by.items()))
         for trial in list(self.trials.values()):
             self._settle(trial)
@@ -86,6 +97,11 @@ class LiveStudy:
             return ": ".join(alike[0])
         return ""
 
+    @property
+    def unfit_node(self) -> str:
+        """What a machine lacks that could not take one attempt after the other, or nothing."""
+        return next((why for why, times in self._unfit.items() if times >= UNFIT_LIMIT), "")
+
     def next_assignment(self) -> Assignment | None:
         """The next trial to train: unfinished ones first, in order of number; None if there is none."""
         self.record.flush()
@@ -106,8 +122,18 @@ class LiveStudy:
         trial = self.trials[self._attempts[attempt]]
         self.notes += [note for note in report.notes if note not in self.notes]
         if report.error_kind:
-            self._failures[attempt] = (report.error_kind, report.error)
+            failure = (report.error_kind, report.error)
+            if report.error_kind == StorageAwayError.__name__ and attempt not in self._failures:
+                # Now, since saving nothing there may lose its worker; whatever the network said.
+                self._alike = [*self._alike, (report.error_kind, str(self.conditions.storage))]
+            if report.error_kind == UnfitNodeError.__name__ and attempt not in self._failures:
+                self._unfit[report.error] += 1
+                self.notes.append(f"trial {trial.number} was placed in vain: {report.error}")
+            self._failures[attempt] = failure
             return False
+        host = str(report.facts.get("host", ""))
+        for why in [why for why in self._unfit if host and why.startswith(f"{host} ")]:
+            del self._unfit[why]  # it is fit again
         if report.facts and dict(report.facts) != dict(trial.facts):
             trial.facts = dict(report.facts)
             self.record.update_trial(trial)
@@ -129,7 +155,8 @@ class LiveStudy:
         self.record.add_checkpoint(trial.number, mark)
         for old in self._dispensable(trial):
             trial.checkpoints.remove(old)
-            self.record.drop_checkpoint(old.path, _remover(self.conditions.storage / old.path))
+            gone = self.conditions.storage / old.path
+            self.record.drop_checkpoint(old.path, partial(self.remover.remove, gone))
 
     def end_attempt(self, attempt: str) -> None:
         """The worker has ended on its own terms: tell what became of its trial."""
@@ -137,8 +164,8 @@ class LiveStudy:
         failure = self._failures.pop(attempt, None)
         if failure is not None:
             kind, message = failure
-            if kind == StorageFullError.__name__:
-                self._settle(trial)  # no fault of the trial's: it goes on once there is space
+            if kind in NO_FAULT_OF_THE_TRIAL:
+                self._settle(trial)  # it goes on once there is space, or elsewhere
                 return
             self._alike = [*self._alike, failure] if kind != "DivergedError" else []
             self._end(trial, State.FAILED, f"{kind}: {message}")
@@ -148,13 +175,17 @@ class LiveStudy:
     def lose_attempt(self, attempt: str, reason: str, *, counts: bool = True) -> None:
         """The worker is gone: its trial is handed out again, up to a limit of losses that count."""
         trial = self.trials[self._attempts.pop(attempt)]
-        self._failures.pop(attempt, None)
+        kind, _ = self._failures.pop(attempt, ("", ""))
         self._settle(trial)
-        if trial.state is not State.UNFINISHED:
-            return
+        if trial.state is not State.UNFINISHED or kind == UnfitNodeError.__name__:
+            return  # where a machine is unfit, saving fails too
         trial.losses += counts
+        self._node_losses[trial.number] += not counts
         limit = self.conditions.loss_limit
-        if trial.losses > limit:
+        if self._node_losses[trial.number] > NODE_LOSS_LIMIT:
+            times = self._node_losses[trial.number]
+            self._end(trial, State.FAILED, f"cut off {times} times; last: {reason}")
+        elif trial.losses > limit:
             self._end(trial, State.FAILED, f"worker lost {trial.losses} times; last: {reason}")
         else:
             self.record.update_trial(trial)
@@ -185,6 +216,9 @@ class LiveStudy:
             stall_s=self.conditions.stall_s,
             rungs=self.spec.rungs,
             data_checksum=self.conditions.data_checksum,
+            num_gpus=self.conditions.num_gpus,
+            code=self.conditions.code,
+            mark=self.conditions.mark,
         )
 
     def _new_trial(self) -> Trial:
@@ -293,7 +327,3 @@ class LiveStudy:
 
 def _is_inactive(row: Row) -> bool:
     return row.metrics.get("latent/active_units") == 0
-
-
-def _remover(folder: Path) -> Callable[[], None]:
-    return lambda: shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from tune_ddvae.tuning.bucket import says_away
 from tune_ddvae.tuning.disk import says_full
 
 SAMPLE_EVERY_S = 1.0
@@ -30,7 +31,7 @@ class Loss:
     """Why a worker was lost."""
 
     reason: str
-    counts: bool = True  # against its trial; a node's end and a full disk do not
+    counts: bool = True  # against its trial; a node's end, a full disk and a bucket's outage do not
     is_full: bool = False  # the storage's disk
 
 
@@ -72,6 +73,8 @@ def judge(text: str, last_words: str = "", evidence: str = "") -> Loss:
     """
     if says_full(text):
         return Loss(_last_line(text), counts=False, is_full=True)
+    if says_away(text):
+        return Loss(f"the storage was away: {_last_line(text)}", counts=False)
     if _NODE_GONE.search(text):
         return Loss("its node died or cannot be reached", counts=False)
     if last_words:

@@ -121,7 +121,7 @@ def recorded_names(url: str) -> list[str]:
     Raises:
         RecordError: It cannot be read.
     """
-    with _looking(url) as connection:
+    with looking(url) as connection:
         return [] if connection is None else _names(connection)
 
 
@@ -138,13 +138,13 @@ def num_recorded(url: str, name: str) -> tuple[int, int]:
         .select_from(TRIALS.join(STUDIES, TRIALS.c.study_id == STUDIES.c.study_id))
         .where(STUDIES.c.name == name)
     )
-    with _looking(url) as connection:
+    with looking(url) as connection:
         begun, ended = connection.execute(query).one() if connection is not None else (0, 0)
     return begun, ended
 
 
 @contextmanager
-def _looking(url: str) -> Iterator[Connection | None]:
+def looking(url: str) -> Iterator[Connection | None]:
     """A connection to read by; None where there is no database yet."""
     if postgresql.is_server(url):
         with postgresql.refusing(url), postgresql.private_engine(url).connect() as connection:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
@@ -12,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, dist
 from tune_ddvae.config import TrialConfig, to_flat
 from tune_ddvae.spec import Choice, Space, StudySpec
 from tune_ddvae.tuning.forecast import expected_epochs
+from tune_ddvae.tuning.place import Place
 from tune_ddvae.tuning.resources import Slots
 from tune_ddvae.tuning.tracking import without_password
 from tune_ddvae.tuning.wording import first_line, measured_on
@@ -36,10 +36,10 @@ class Plan:
     num_recorded: int = 0  # trials that the record already holds
     slots: Slots
     data_place: str  # where the data was found, or will come from
-    folder: Path  # of the study, absolute
+    folder: Place  # of the study, absolute
     record: str  # address
     tracking: str  # address
-    free_bytes: int  # where the folder lies
+    free_bytes: int | None  # where the folder lies; None for a bucket, which has no end
     num_parameters: int  # of the largest model in the search space
     seconds_per_epoch: float | None = None  # of one trial, evaluation included; None: unknown
 

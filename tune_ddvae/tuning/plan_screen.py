@@ -133,11 +133,14 @@ def _slots_text(slots: Slots) -> str:
 
 
 def _disk_text(plan: Plan) -> str:
-    free = f"{file_size(plan.free_bytes)} free"
+    free = (
+        "a bucket has no end" if plan.free_bytes is None else f"{file_size(plan.free_bytes)} free"
+    )
     if plan.disk_bytes is None:
         return f"{free}; needed: unknown without a number of trials"
     needed = f"at most {file_size(plan.disk_bytes)} needed for checkpoints, {free}"
-    return f"{needed}: NOT ENOUGH" if plan.disk_bytes > plan.free_bytes else needed
+    lacks = plan.free_bytes is not None and plan.disk_bytes > plan.free_bytes
+    return f"{needed}: NOT ENOUGH" if lacks else needed
 
 
 def _time_text(plan: Plan) -> str:

@@ -16,9 +16,11 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from tune_ddvae.tuning.cluster_slots import ClusterSlots, Waiting
 from tune_ddvae.tuning.forecast import Pace
 from tune_ddvae.tuning.live import LiveStudy
 from tune_ddvae.tuning.news import Best, News
+from tune_ddvae.tuning.resources import Slots
 from tune_ddvae.tuning.trial_table import legend_text, trial_table
 from tune_ddvae.tuning.trials import State, Trial
 from tune_ddvae.tuning.wording import duration, plural
@@ -38,8 +40,9 @@ class Progress:
         study: The study, driven by another thread.
         console: Where to show it. A table if it is an interactive terminal, else a line for each
             trial's start and end and a status line now and then.
-        slots: How many trials run at once.
+        slots: How many trials run at once; it may change.
         hours: Budget over all starts of the study, if there is one.
+        waiting: Says what is waited for while no trial has a place, on a cluster.
         clock: Seconds; for tests.
     """
 
@@ -48,13 +51,15 @@ class Progress:
         study: LiveStudy,
         console: Console,
         *,
-        slots: int,
+        slots: Slots | ClusterSlots,
         hours: float | None = None,
+        waiting: Waiting | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._study = study
         self._console = console
         self._slots = slots
+        self._waiting = waiting
         self._clock = clock
         self._start = clock()
         self._budget_s: float | None = None
@@ -168,18 +173,27 @@ class Progress:
         study = self._study
         in_flight = study.in_flight
         rows = sum(len(study.trials[n].rows) for n in in_flight)
-        return (len(study.trials), in_flight, rows)
+        return (len(study.trials), in_flight, rows, self._slots.latest, self._wait())
 
     def _status(self, trials: Sequence[Trial]) -> list[str]:
         wanted, in_flight = self._study.conditions.trials, self._study.in_flight
         elapsed = self._clock() - self._start
         self._pace.take(self._study.spec, trials)
-        left = self._pace.time_left(self._study.spec, trials, wanted, self._slots)
+        slots = self._slots.latest
+        left = self._pace.time_left(self._study.spec, trials, wanted, slots)
         text = time_text(elapsed, left, self._budget_s, is_open_ended=wanted is None)
-        return [
-            counts_text(trials, in_flight, wanted, self._slots, self._study.carried_over),
-            text,
-        ]
+        counts = counts_text(
+            trials,
+            in_flight,
+            wanted,
+            slots,
+            self._study.carried_over,
+            0 if self._waiting is None else self._waiting.num_unplaced,
+        )
+        return [line for line in (counts, text, self._wait()) if line]
+
+    def _wait(self) -> str:
+        return "" if self._waiting is None else self._waiting.text
 
 
 def time_text(
@@ -200,16 +214,19 @@ def counts_text(
     wanted: int | None,
     slots: int,
     carried_over: int,
+    num_unplaced: int = 0,
 ) -> str:
-    """How many trials stand how, in one sentence."""
+    """How many trials stand how, in one sentence; unplaced ones are in flight and wait for a node."""
     counts = Counter(trial.state for trial in trials)
     waiting = sum(t.state is State.UNFINISHED and t.number not in in_flight for t in trials)
-    training = counts.pop(State.UNFINISHED, 0) - waiting
+    unplaced = min(num_unplaced, counts[State.UNFINISHED] - waiting)
+    training = counts.pop(State.UNFINISHED, 0) - waiting - unplaced
     of_all = "" if wanted is None else f" of {max(wanted, len(trials))}"
     text = f"{counts.total()}{of_all} trials ended"
     states = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
     text += f" ({states})" if states else ""
     text += f"; {training} training in {slots} {plural('slot', slots)}"
+    text += f", {unplaced} waiting for a place" if unplaced else ""
     text += f", {waiting} waiting to go on" if waiting else ""
     return text + (f"; {carried_over} carried over" if carried_over else "")
 

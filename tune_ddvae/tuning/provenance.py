@@ -13,6 +13,9 @@ import tune_ddvae
 from tune_ddvae.config import Value
 
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "numpy")
+# What a submitted job knows of where it was sent from: the command, and the code's commit.
+SUBMITTED_AS = "TUNE_DDVAE_SUBMITTED_AS"
+SUBMITTED_COMMIT = "TUNE_DDVAE_SUBMITTED_COMMIT"
 
 
 def versions() -> dict[str, Value]:
@@ -27,7 +30,7 @@ def commit() -> str:
     """Commit of the checkout that this package runs from, marked if it was changed; else empty."""
     root = Path(tune_ddvae.__file__).parent.parent
     if not (root / ".git").exists():
-        return ""
+        return os.environ.get(SUBMITTED_COMMIT, "")
     head = _git(root, "rev-parse", "--short=12", "HEAD")
     changed = _git(root, "status", "--porcelain", "--untracked-files=no")
     return f"{head}+changes" if head and changed else head

@@ -28,6 +28,7 @@ from tune_ddvae.tuning.lease import Lease
 from tune_ddvae.tuning.ledger import Ledger
 from tune_ddvae.tuning.postgresql import patiently
 from tune_ddvae.tuning.tables import (
+    ASKED,
     CHECKPOINTS,
     ROWS,
     SESSIONS,
@@ -73,9 +74,25 @@ class Record(Ledger):
 
     # -- writing ------------------------------------------------------------------------------
 
-    def begin_session(self) -> None:
-        """Note that this driver has started."""
+    def begin_session(self, trials: int | None = None, command: str = "", folder: str = "") -> None:
+        """Note that this driver has started, and what it was asked for.
+
+        Args:
+            trials: How many in all; None: as many as the hours allow.
+            command: That starts or continues the study, without passwords.
+            folder: Where it was typed.
+        """
         now = time.time()
+        self._writer.put(
+            insert_new(self.engine, ASKED),
+            {
+                "study_id": self.study_id,
+                "token": self.token,
+                "trials": trials,
+                "command": command,
+                "folder": folder,
+            },
+        )
         self._writer.put(
             insert_new(self.engine, SESSIONS),
             {

@@ -19,6 +19,7 @@ from tune_ddvae.plots.style import save_figure
 from tune_ddvae.training.device import set_threads
 from tune_ddvae.tuning import ranking
 from tune_ddvae.tuning.live import LiveStudy
+from tune_ddvae.tuning.place import Place, working_copy
 from tune_ddvae.tuning.report_figures import Make, Material, open_trial, study_figures
 from tune_ddvae.tuning.report_files import FOLDER, Report, read_report, write_report
 from tune_ddvae.tuning.report_tracking import log_once
@@ -36,7 +37,7 @@ def report_on(
     tracking_uri: str,
     is_tracked: bool,
     tell: Callable[[str], None],
-) -> Path | None:
+) -> Place | None:
     """Make the report of a complete study, unless it is there, and log it; where it lies.
 
     Whatever goes wrong is told, a line each, and changes nothing else.
@@ -49,26 +50,28 @@ def report_on(
         is_tracked: Whether MLflow shows the whole study; else nothing is sent there now.
         tell: Takes lines for the person watching.
     """
-    conditions = study.conditions
-    of = Material(
-        name=name,
-        spec=study.spec,
-        trials=[trial for _, trial in sorted(study.trials.items())],
-        folder=conditions.storage,
-        data_dir=None if conditions.data_dir is None else Path(conditions.data_dir),
-    )
+    conditions, storage = study.conditions, study.conditions.storage
     try:
-        report = read_report(of.folder)
-        if report is None or not is_current(report, of):
-            report = make_report(of, num_cpus=conditions.num_cpus)
-            for problem in report.problems:
-                tell(f"the report lacks something: {problem}")
+        with working_copy(storage, FOLDER) as folder:
+            of = Material(
+                name=name,
+                spec=study.spec,
+                trials=[trial for _, trial in sorted(study.trials.items())],
+                folder=folder,
+                checkpoints_in=storage,
+                data_dir=None if conditions.data_dir is None else Path(conditions.data_dir),
+            )
+            report = read_report(folder)
+            if report is None or not is_current(report, of):
+                report = make_report(of, num_cpus=conditions.num_cpus)
+                for problem in report.problems:
+                    tell(f"the report lacks something: {problem}")
     except Exception as error:  # noqa: BLE001 - the study is complete whatever becomes of its report
         tell(f"there is no report: {described(error)}")
         return None
     if is_tracked:
-        log_once(of.folder, study.record, tracking_uri, experiment, tell)
-    return report.folder
+        log_once(storage, study.record, tracking_uri, experiment, tell)
+    return storage / FOLDER
 
 
 def make_report(

@@ -19,6 +19,7 @@ from tune_ddvae.plots.density import PRIOR_MASS, Panel, density_panels
 from tune_ddvae.plots.study import SYMBOLS, sweep, tradeoff
 from tune_ddvae.plots.trials import histories, pareto
 from tune_ddvae.spec import StudySpec
+from tune_ddvae.tuning.place import Place, fetched
 from tune_ddvae.tuning.report_data import (
     ALPHA,
     BETA,
@@ -49,7 +50,8 @@ class Material:
         name: The study's.
         spec: The study.
         trials: All of them, in order of number.
-        folder: That the trials' checkpoints are relative to.
+        folder: The study's, or a stand-in for it on this machine.
+        checkpoints_in: What the trials' checkpoints are relative to; None: the folder.
         data_dir: Where the data set's files are; None: wherever found.
     """
 
@@ -57,6 +59,7 @@ class Material:
     spec: StudySpec
     trials: Sequence[Trial]
     folder: Path
+    checkpoints_in: Place | None = None
     data_dir: Path | None = None
 
 
@@ -198,6 +201,7 @@ def open_trial(of: Material, trial: Trial) -> TrainedModel:
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged.
+        StorageAwayError: It lies in a bucket that does not answer.
         DataError: The data are missing or damaged.
     """
     paths = [mark.path for mark in trial.checkpoints if mark.epoch == trial.last_epoch]
@@ -206,7 +210,8 @@ def open_trial(of: Material, trial: Trial) -> TrainedModel:
             f"trial {trial.number} has no checkpoint of its last epoch {trial.last_epoch}; "
             "its figures need one"
         )
-    return open_checkpoint(of.folder / paths[-1], of.data_dir, torch.device("cpu"))
+    with fetched((of.checkpoints_in or of.folder) / paths[-1]) as folder:
+        return open_checkpoint(folder, of.data_dir, torch.device("cpu"))
 
 
 # -- all trials ---------------------------------------------------------------------------------------

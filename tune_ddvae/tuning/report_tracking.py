@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tune_ddvae.errors import TrackingError
 from tune_ddvae.tuning.ledger import Ledger
-from tune_ddvae.tuning.report_files import Report, read_report, write_report
+from tune_ddvae.tuning.place import Place, working_copy
+from tune_ddvae.tuning.report_files import FOLDER, Report, read_report, write_report
 from tune_ddvae.tuning.tracking_backlog import STUDY, Backlog, Mark
 from tune_ddvae.tuning.tracking_check import absolute_uri
 from tune_ddvae.tuning.tracking_client import Server, plain_message
@@ -18,7 +19,7 @@ TIME_LIMIT_S = 60.0  # after which no further file is sent
 
 
 def log_once(
-    study_folder: Path,
+    study_folder: Place,
     ledger: Ledger,
     uri: str,
     experiment: str,
@@ -37,20 +38,21 @@ def log_once(
         tell: Takes lines for the person watching.
         time_limit_s: After which no further file is sent.
     """
-    report = read_report(study_folder)
-    if report is None:
-        return
     address = without_password(absolute_uri(uri))
-    backlog = Backlog(ledger, absolute_uri(uri))
-    parts = [*_parts(report, backlog)]
-    runs = [run_id for run_id, _, _ in parts]
-    if report.logged.get(address) == runs:
-        return
     try:
-        _log(parts, backlog, uri, experiment, time.monotonic() + time_limit_s)
-        write_report(dataclasses.replace(report, logged={**report.logged, address: runs}))
+        with working_copy(study_folder, FOLDER) as folder:
+            report = read_report(folder)
+            if report is None:
+                return
+            backlog = Backlog(ledger, absolute_uri(uri))
+            parts = [*_parts(report, backlog)]
+            runs = [run_id for run_id, _, _ in parts]
+            if report.logged.get(address) == runs:
+                return
+            _log(parts, backlog, uri, experiment, time.monotonic() + time_limit_s)
+            write_report(dataclasses.replace(report, logged={**report.logged, address: runs}))
     except Exception as error:  # noqa: BLE001 - told just below
-        tell(f"the report in {report.folder} is not in MLflow: {plain_message(error)}")
+        tell(f"the report in {study_folder / FOLDER} is not in MLflow: {plain_message(error)}")
 
 
 def _parts(report: Report, backlog: Backlog) -> Iterator[tuple[str, Sequence[Path], str]]:

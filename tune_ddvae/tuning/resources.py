@@ -1,20 +1,73 @@
-"""How many trials run at once and what each takes; more than there is is refused, not waited for."""
+"""How many trials run at once and what each takes; what there can never be is refused, not waited for.
+
+A trial runs on one node: two nodes of two CPUs hold none that takes three.
+"""
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tune_ddvae.errors import ResourceError
+from tune_ddvae.tuning.wording import plural
 
-MOST_AT_ONCE = 8  # by default, where no GPU sets the number
+MOST_AT_ONCE = 8  # by default on one node, where no GPU sets the number
+_SLACK = 1e-6  # 1 / (1 / 49) is just below 49
 
 
 @dataclass(frozen=True)
 class Available:
-    """What a machine or cluster has."""
+    """What one node has, or one trial takes."""
 
     num_cpus: float
     num_gpus: float
+
+    def __str__(self) -> str:
+        """In words."""
+        cpus = f"{self.num_cpus:g} {plural('CPU', self.num_cpus)}"
+        gpus = f"{self.num_gpus:g} {plural('GPU', self.num_gpus)}"
+        return f"{gpus} and {cpus}" if self.num_gpus else cpus
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """A kind of node that an autoscaler may add.
+
+    Attributes:
+        size: What such a node has; None where nobody has said so.
+        most: How many of them there may be.
+    """
+
+    size: Available | None
+    most: int
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What an autoscaler may add to a cluster.
+
+    Attributes:
+        types: Empty where it does not say.
+        most_workers: Nodes beside the head, of all types together; None where it does not say.
+    """
+
+    types: tuple[NodeType, ...] = ()
+    most_workers: int | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """A cluster as it is now.
+
+    Attributes:
+        nodes: What those that are alive have.
+        num_workers: How many of them are not the head.
+        growth: What may be added; None where nothing adds nodes by itself.
+    """
+
+    nodes: tuple[Available, ...]
+    num_workers: int = 0
+    growth: Growth | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +77,25 @@ class Slots:
     concurrent: int
     num_cpus: float
     num_gpus: float
+
+    @property
+    def trial(self) -> Available:
+        """What one trial takes."""
+        return Available(self.num_cpus, self.num_gpus)
+
+    @property
+    def latest(self) -> int:
+        """How many run at once, as last seen."""
+        return self.concurrent
+
+    @property
+    def most(self) -> int:
+        """How many there may ever be."""
+        return self.concurrent
+
+    def now(self) -> "Slots":
+        """Themselves: on a machine of our own they stay as they are."""
+        return self
 
 
 def local_resources() -> Available:
@@ -41,38 +113,122 @@ def make_slots(
     cpus_per_trial: float | None = None,
     gpus_per_trial: float | None = None,
 ) -> Slots:
-    """Slots for what was asked, filled in by what there is.
+    """Slots on one machine for what was asked, filled in by what there is.
 
     Raises:
         ResourceError: A single trial asks for more than there is; names asked and available. Or for
             a number of GPUs that Ray cannot give.
     """
+    view = View((available,))
+    trial = trial_size(
+        view,
+        max_concurrent=max_concurrent,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+    )
+    most = max_concurrent or (num_fitting(available, trial) if trial.num_gpus else MOST_AT_ONCE)
+    concurrent = min(num_fitting(available, trial), most)
+    return Slots(concurrent=concurrent, num_cpus=trial.num_cpus, num_gpus=trial.num_gpus)
+
+
+def trial_size(
+    view: View,
+    *,
+    max_concurrent: int | None = None,
+    cpus_per_trial: float | None = None,
+    gpus_per_trial: float | None = None,
+) -> Available:
+    """What one trial takes: as asked, else filled in by what the nodes have.
+
+    Without a word from the user it takes a GPU where there are any; and the most CPUs with which as
+    many trials fit as the GPUs hold, or without GPUs as many as there are CPUs, at most eight a node.
+    Where no node is there yet, nodes that may be added are counted instead.
+
+    Raises:
+        ResourceError: No node that there is or may be holds such a trial; names asked and available.
+            Or a number of GPUs that Ray cannot give.
+    """
+    to_come = [kind.size for kind in view.growth.types if kind.size] if view.growth else []
     gpus = gpus_per_trial
     if gpus is None:
-        gpus = 1.0 if available.num_gpus else 0.0
+        gpus = 1.0 if any(node.num_gpus for node in (*view.nodes, *to_come)) else 0.0
     if gpus > 1 and gpus % 1:
         raise ResourceError(
             f"--gpus-per-trial must be a share of one GPU or a whole number, got {gpus:g}"
         )
-    _check("GPUs", gpus, available.num_gpus, "--gpus-per-trial")
-    _check("CPUs", cpus_per_trial or 0.0, available.num_cpus, "--cpus-per-trial")
-    fit = _fitting_gpus(available.num_gpus, gpus) if gpus else MOST_AT_ONCE
-    fit = min(fit, math.floor(available.num_cpus / (cpus_per_trial or 1.0)))
-    concurrent = max(1, min(fit, max_concurrent or fit))
-    cpus = cpus_per_trial or max(1.0, float(available.num_cpus // concurrent))
-    return Slots(concurrent=concurrent, num_cpus=cpus, num_gpus=gpus)
+    asked = Available(cpus_per_trial or 1.0, gpus)
+    check_holdable(view, asked)
+    nodes = [node for node in view.nodes if num_fitting(node, asked)] or to_come
+    if cpus_per_trial is not None or not nodes:
+        return asked
+    wanted = sum(
+        num_fitting(node, asked) if gpus else min(MOST_AT_ONCE, num_fitting(node, asked))
+        for node in nodes
+    )
+    wanted = max_concurrent or wanted
+    cpus = float(max(math.floor(node.num_cpus) for node in nodes))
+    while cpus > 1 and sum(num_fitting(node, Available(cpus, gpus)) for node in nodes) < wanted:
+        cpus -= 1.0
+    return Available(max(1.0, cpus), gpus)
 
 
-def _check(what: str, asked: float, available: float, option: str) -> None:
-    if asked > available:
-        raise ResourceError(
-            f"{option} asks for {asked:g} {what} a trial, and there are {available:g}: "
-            "no trial could ever start"
-        )
+def num_fitting(node: Available, trial: Available) -> int:
+    """How many such trials a node holds at once; a share of a GPU lies on one and never spans two."""
+    by_cpus = math.floor(node.num_cpus / trial.num_cpus + _SLACK)
+    if not trial.num_gpus:
+        return by_cpus
+    if trial.num_gpus >= 1:
+        return min(by_cpus, math.floor(node.num_gpus / trial.num_gpus))
+    return min(by_cpus, math.floor(node.num_gpus) * math.floor(1 / trial.num_gpus + _SLACK))
 
 
-def _fitting_gpus(available: float, each: float) -> int:
-    """How many trials the GPUs hold; a share lies on one GPU and never spans two."""
-    if each >= 1:
-        return math.floor(available / each)
-    return math.floor(available) * math.floor(1 / each + 1e-6)  # 1 / (1 / 49) is just below 49
+def num_held(view: View, trial: Available) -> int:
+    """How many such trials the nodes that are there hold at once, were they all ours."""
+    return sum(num_fitting(node, trial) for node in view.nodes)
+
+
+def may_come(view: View, trial: Available) -> bool:
+    """Whether an autoscaler may still add a node that holds such a trial."""
+    growth = view.growth
+    if growth is None:
+        return False
+    if growth.most_workers is not None and view.num_workers >= growth.most_workers:
+        return False
+    fitting = [kind for kind in growth.types if kind.size is None or num_fitting(kind.size, trial)]
+    return not growth.types or any(kind.most > 0 for kind in fitting)
+
+
+def check_holdable(view: View, trial: Available) -> None:
+    """Refuse a trial that no node holds, nor any that may be added.
+
+    A cluster without a node that gives CPUs is no ground to refuse: its nodes are still to come.
+
+    Raises:
+        ResourceError: Names what is asked for and what there is.
+    """
+    if num_held(view, trial) or may_come(view, trial):
+        return
+    kinds = view.growth.types if view.growth else ()
+    sizes = [*view.nodes, *(kind.size for kind in kinds if kind.size)]
+    if not any(node.num_cpus for node in sizes):
+        return
+    one = "" if len(sizes) == 1 else ", on one node at most"
+    for what, option, asked, most in (
+        ("GPUs", "--gpus-per-trial", trial.num_gpus, max(node.num_gpus for node in sizes)),
+        ("CPUs", "--cpus-per-trial", trial.num_cpus, max(node.num_cpus for node in sizes)),
+    ):
+        if asked > most:
+            raise ResourceError(
+                f"{option} asks for {asked:g} {what} a trial, and there are {most:g}{one}: "
+                "no trial could ever start"
+            )
+    raise ResourceError(
+        f"a trial takes {trial}, and no node has both; nodes have: {sizes_text(sizes)}. Ask for less "
+        "with --cpus-per-trial or --gpus-per-trial"
+    )
+
+
+def sizes_text(nodes: Sequence[Available]) -> str:
+    """What the nodes have, largest first, each kind once."""
+    largest = sorted(nodes, key=lambda node: (node.num_gpus, node.num_cpus), reverse=True)
+    return "; ".join(str(node) for node in dict.fromkeys(largest)) or "none"

@@ -3,21 +3,33 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    redirect_stdout,
+    suppress,
+)
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from rich.console import Console
 
 from tune_ddvae import exit_codes
 from tune_ddvae.config import Value
-from tune_ddvae.errors import StorageFullError
+from tune_ddvae.errors import StorageAwayError, StorageFullError
 from tune_ddvae.spec import StudySpec
-from tune_ddvae.tuning import disk, engine, provenance
+from tune_ddvae.tuning import cluster, disk, engine, provenance, shipping
+from tune_ddvae.tuning.autoscaler import is_infeasible
+from tune_ddvae.tuning.bucket import Bucket, says_away
+from tune_ddvae.tuning.cluster_slots import ClusterSlots, Waiting, cluster_wait_s
+from tune_ddvae.tuning.fitness import leave_mark, remove_marks
 from tune_ddvae.tuning.live import Conditions, LiveStudy
 from tune_ddvae.tuning.lock import sole_driver
 from tune_ddvae.tuning.opening import open_record
+from tune_ddvae.tuning.place import Place, database_folder
 from tune_ddvae.tuning.postgresql import is_server, plain_cause
 from tune_ddvae.tuning.progress import Progress
 from tune_ddvae.tuning.resources import Slots
@@ -40,7 +52,7 @@ class Request:
     experiment: str  # MLflow's: the study file's name
     question: str
     spec: StudySpec
-    folder: Path  # the study's own
+    folder: Place  # the study's own
     tracking_uri: str
     record: str  # address
     data_checksum: str
@@ -48,11 +60,17 @@ class Request:
     seed: int
     trials: int | None
     hours: float | None
-    slots: Slots
+    slots: Slots | ClusterSlots
     data_dir: str | None = None
+    files: Any | None = None  # Ray's reference to the data's, for machines that lack them
     stall_s: float = 600.0  # a worker that finishes no batch for so long is ended
     working_bytes: int = disk.RESERVE_BYTES  # that must be free in the storage while trials train
     report: bool = True  # whether figures are made once the study is complete
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether a cluster has been joined for it."""
+        return isinstance(self.slots, ClusterSlots)
 
     def identity(self) -> dict[str, Value]:
         """What the record compares: the spec, the seed and the data."""
@@ -84,6 +102,7 @@ def run_session(request: Request, console: Console) -> Ended:
         StudyLockedError: Another driver holds the study.
         RecordError: The record holds another study under this name.
         StorageFullError: The disk was so full that not even the record could be written.
+        StorageAwayError: The bucket stopped answering to Ray itself.
     """
     try:
         return _run_session(request, console)
@@ -91,12 +110,18 @@ def run_session(request: Request, console: Console) -> Ended:
         if disk.is_full(error):
             cause = plain_cause(getattr(error, "orig", None) or error)
             raise StorageFullError(disk.full_text(request.folder, cause)) from error
+        if isinstance(request.folder, Bucket) and says_away(str(error)):
+            raise StorageAwayError(
+                f"storage {request.folder} went away ({plain_cause(error)}); what was recorded is kept, "
+                "and the same command goes on once it answers"
+            ) from error
         raise
 
 
 def _run_session(request: Request, console: Console) -> Ended:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    request.folder.mkdir(parents=True, exist_ok=True)
+    if not isinstance(request.folder, Bucket):
+        request.folder.mkdir(parents=True, exist_ok=True)
     with _held(request), _open_study(request) as study:
         switch = StopSwitch()
         started = time.monotonic()
@@ -136,7 +161,24 @@ def exit_code(study: LiveStudy, reason: str) -> int:
 
 def _held(request: Request) -> AbstractContextManager[None]:
     """Keep other drivers away from the folder; on a server the record's own lease does that."""
-    return nullcontext() if is_server(request.record) else sole_driver(request.folder)
+    if is_server(request.record):
+        return nullcontext()
+    return sole_driver(database_folder(request.folder))
+
+
+@contextmanager
+def _marked(request: Request) -> Iterator[str]:
+    """A mark in the study's folder by which workers know it; none where they surely see the same."""
+    folder = request.folder
+    if not request.is_joined or isinstance(folder, Bucket):
+        yield ""
+        return
+    mark = leave_mark(folder)
+    try:
+        yield mark
+    finally:
+        with suppress(OSError):  # what is left goes with the next start
+            remove_marks(folder)
 
 
 @contextmanager
@@ -149,21 +191,26 @@ def _open_study(request: Request) -> Iterator[LiveStudy]:
         request.about(),
     )
     try:
-        conditions = Conditions(
-            storage=request.folder,
-            seed=request.seed,
-            trials=request.trials,
-            data_dir=request.data_dir,
-            data_checksum=request.data_checksum,
-            num_cpus=request.slots.num_cpus,
-            stall_s=request.stall_s,
-        )
-        study = LiveStudy(request.spec, record, conditions)
-        if not is_server(request.record):  # there a frozen driver's workers may still be writing
-            disk.sweep(
-                request.folder, {m.path for t in study.trials.values() for m in t.checkpoints}
+        with _marked(request) as mark:
+            conditions = Conditions(
+                storage=request.folder,
+                seed=request.seed,
+                trials=request.trials,
+                data_dir=request.data_dir,
+                data_checksum=request.data_checksum,
+                num_cpus=request.slots.num_cpus,
+                num_gpus=request.slots.num_gpus,
+                stall_s=request.stall_s,
+                code=shipping.digest() if request.is_joined else "",
+                mark=mark,
             )
-        yield study
+            study = LiveStudy(request.spec, record, conditions)
+            if not is_server(
+                request.record
+            ):  # there a frozen driver's workers may still be writing
+                recorded = {m.path for t in study.trials.values() for m in t.checkpoints}
+                disk.sweep(database_folder(request.folder), recorded)
+            yield study
     finally:
         record.close()
 
@@ -200,25 +247,28 @@ def _run_engine(
     console: Console,
     on_change: Callable[[], None],
 ) -> None:
-    study.record.begin_session()
+    study.record.begin_session(request.trials, request.command, str(Path.cwd()))
     slots = request.slots
+    waiting = None
+    if isinstance(slots, ClusterSlots):
+        waiting = Waiting(slots, study.notes.append, is_infeasible, wait_s=cluster_wait_s())
     with (
         redirect_stdout(console.file),  # Ray prints of lost workers, and --json owns our stdout
         signals_stop(switch),
         _budget(request.hours, study, switch),
-        Progress(study, console, slots=slots.concurrent, hours=request.hours),
+        Progress(study, console, slots=slots, hours=request.hours, waiting=waiting),
     ):
         try:
-            engine.start_ray()
+            cluster.start_ray()
             space = disk.Watch(request.folder, request.working_bytes)
-            engine.run(study, slots, switch, on_change, space)
+            engine.run(study, slots, switch, on_change, space, waiting, request.files)
         finally:
-            engine.stop_ray()
+            cluster.stop_ray()
     study.record.seen(ended_as=switch.reason or "complete")
     study.record.flush()
 
 
-def _report(request: Request, study: LiveStudy, tracked: Tracked, console: Console) -> Path | None:
+def _report(request: Request, study: LiveStudy, tracked: Tracked, console: Console) -> Place | None:
     """Make the report; whatever happens meanwhile, the study is complete and is shown as that."""
     from tune_ddvae.tuning.report import report_on  # loads Matplotlib, for this end alone
 

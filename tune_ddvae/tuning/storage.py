@@ -9,8 +9,9 @@ from pathlib import Path
 
 import psutil
 
-from tune_ddvae.errors import StorageError
+from tune_ddvae.errors import ConfigError, StorageError
 
+LONGEST_NAME = 400
 MAX_SLUG = 40
 TRIALS_FOLDER = "trials"  # below the study's folder: one folder per attempt
 NOT_IN_ADDRESSES = frozenset("?%#")  # SQLAlchemy and MLflow read these as other than part of a path
@@ -33,6 +34,16 @@ def slug(name: str, kind: str = "study") -> str:
         return plain
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{plain or kind}--{digest}"  # no plain name has two dashes running
+
+
+def check_name(name: str) -> None:
+    """Refuse what no study can be called.
+
+    Raises:
+        ConfigError: It is empty or too long.
+    """
+    if not 0 < len(name) <= LONGEST_NAME:
+        raise ConfigError(f"--name must have 1 to {LONGEST_NAME} characters, got {name!r}")
 
 
 def absolute(storage: str | Path) -> Path:

@@ -11,7 +11,9 @@ from typing import Any
 from tune_ddvae.config import Direction, Value
 from tune_ddvae.spec import StudySpec
 from tune_ddvae.tuning import provenance, ranking
+from tune_ddvae.tuning.bucket import Bucket
 from tune_ddvae.tuning.live import LiveStudy
+from tune_ddvae.tuning.place import Place, absolute
 from tune_ddvae.tuning.seeds import SettingScores, over_seeds
 from tune_ddvae.tuning.tracking import without_password
 from tune_ddvae.tuning.trials import State, Trial
@@ -41,8 +43,8 @@ class Finding:
     test: Mapping[str, float]  # all that was measured on the test set at the end
     absent: Mapping[str, str]  # metric -> why it has no value at the last epoch
     active_units: int | None
-    checkpoint: Path | None  # gives ``values``
-    best_checkpoint: Path | None  # of the first metric's best epoch
+    checkpoint: Place | None  # gives ``values``
+    best_checkpoint: Place | None  # of the first metric's best epoch
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,12 @@ class Summary:
     num_rows: int  # evaluations recorded
     hours: float  # of this session
     earlier_hours: float
-    folder: Path  # absolute
+    folder: Place  # absolute
     record: str  # address
     tracking_uri: str
     open_command: str  # shows the study in MLflow
     continue_command: str | None  # None: no work is left
-    report: Path | None = None  # folder of the figures
+    report: Place | None = None  # folder of the figures
 
     def to_json(self) -> dict[str, Any]:
         """The summary as plain data."""
@@ -92,14 +94,14 @@ def summarise(
     study: LiveStudy,
     *,
     name: str,
-    folder: Path,
+    folder: Place,
     record: str,
     tracking_uri: str,
     outcome: str,
     command: str,
     hours: float,
     earlier_hours: float = 0.0,
-    report: Path | None = None,
+    report: Place | None = None,
 ) -> Summary:
     """The study as it stands.
 
@@ -117,7 +119,7 @@ def summarise(
     """
     spec = study.spec
     trials = sorted(study.trials.values(), key=lambda trial: trial.number)
-    folder = folder.absolute()
+    folder = absolute(folder)
     return Summary(
         name=name,
         outcome=outcome,
@@ -144,7 +146,7 @@ def summarise(
         tracking_uri=without_password(tracking_uri),
         open_command=open_command(without_password(tracking_uri)),
         continue_command=None if study.is_complete else command,
-        report=None if report is None else report.absolute(),
+        report=None if report is None else absolute(report),
     )
 
 
@@ -156,7 +158,7 @@ def open_command(tracking_uri: str) -> str:
     return provenance.command("mlflow", words)
 
 
-def _finding(spec: StudySpec, trial: Trial, folder: Path) -> Finding:
+def _finding(spec: StudySpec, trial: Trial, folder: Place) -> Finding:
     last = trial.rows[spec.base.training.epochs]
     active = last.metrics.get(ACTIVE_UNITS)
     best = {
@@ -182,7 +184,7 @@ def _finding(spec: StudySpec, trial: Trial, folder: Path) -> Finding:
     )
 
 
-def _checkpoint(trial: Trial, epoch: int, folder: Path) -> Path | None:
+def _checkpoint(trial: Trial, epoch: int, folder: Place) -> Place | None:
     """Folder of the newest checkpoint of that epoch."""
     paths = [folder / mark.path for mark in trial.checkpoints if mark.epoch == epoch]
     return paths[-1] if paths else None
@@ -207,10 +209,12 @@ def _groups(trials: Sequence[Trial]) -> Iterator[EndedAlike]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Path | Bucket | State):
+        return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, tuple):
         return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, Path | State) else value
+    return value

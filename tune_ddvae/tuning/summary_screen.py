@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tune_ddvae.tuning.place import Place
 from tune_ddvae.tuning.summary import Finding, Summary
 from tune_ddvae.tuning.tracking import Outcome
 from tune_ddvae.tuning.trials import State
@@ -266,5 +266,5 @@ def _listed(numbers: Sequence[int]) -> str:
     return f"{text}, …" if len(numbers) > NUMBERS_SHOWN else text
 
 
-def _place(label: str, place: str | Path) -> Text:
+def _place(label: str, place: str | Place) -> Text:
     return Text(f"  {label:<12}{place}")

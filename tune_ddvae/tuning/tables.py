@@ -76,6 +76,15 @@ SESSIONS = Table(  # one per driver: what --hours has used up
     Column("pid", Integer, nullable=False),
     Column("ended_as", Text, nullable=False, default=""),
 )
+ASKED = Table(  # what each driver was asked for; missing in records of before there was this table
+    "ddvae_asked",
+    METADATA,
+    _key(),
+    Column("token", String(32), primary_key=True),
+    Column("trials", Integer),  # in all; null: as many as the hours allow
+    Column("command", Text, nullable=False),  # that starts or continues it, without passwords
+    Column("folder", Text, nullable=False),  # where that was typed
+)
 SENT = Table(  # what a tracking server is known to hold; number -1 is the parent run
     "ddvae_sent",
     METADATA,

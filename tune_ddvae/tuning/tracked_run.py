@@ -3,7 +3,8 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING
 from tune_ddvae.analysis.model import Found
 from tune_ddvae.config import FIELDS, TrialConfig, from_flat, parse_value
 from tune_ddvae.errors import CheckpointError, ConfigError, TrackingError
+from tune_ddvae.tuning.bucket import Bucket
+from tune_ddvae.tuning.place import Place
+from tune_ddvae.tuning.storage import TRIALS_FOLDER
 from tune_ddvae.tuning.tracked_place import folder_of, found_in, last_epoch_of
 from tune_ddvae.tuning.tracking_check import absolute_uri, check_address
 from tune_ddvae.tuning.tracking_client import (
@@ -47,7 +51,6 @@ class TrackedRun:
         tags: All of the run's.
         folder: Where its study, or its own training, keeps checkpoints; None where no tag says so. It
             need not exist on this machine.
-        found: The checkpoints there, as far as their epochs are recorded.
     """
 
     uri: str
@@ -56,8 +59,22 @@ class TrackedRun:
     config: TrialConfig
     history: Mapping[str, Mapping[int, float]]
     tags: Mapping[str, str]
-    folder: Path | None = None
-    found: Found = field(default_factory=Found)
+    folder: Place | None = None
+
+    @cached_property
+    def found(self) -> Found:
+        """The checkpoints in the folder, as far as their epochs are recorded.
+
+        Raises:
+            StorageAwayError: It is in a bucket that does not answer.
+        """
+        return found_in(self.folder, self.tags, self.last_epoch)
+
+    def place_of(self, checkpoint: Path) -> Place:
+        """Where one of the checkpoints found really lies: those in a bucket are found as copies."""
+        if not isinstance(self.folder, Bucket):
+            return checkpoint
+        return self.folder / TRIALS_FOLDER / checkpoint.parent.name / checkpoint.name
 
     @property
     def last_epoch(self) -> int:
@@ -82,7 +99,7 @@ class TrackedRun:
         return f"run {self.run_id} ({self.name})"
 
 
-def fetch_run(run_id: str, uri: str, storage: Path | None = None) -> TrackedRun:
+def fetch_run(run_id: str, uri: str, storage: Place | None = None) -> TrackedRun:
     """The trial behind an MLflow run.
 
     Args:
@@ -123,7 +140,6 @@ def fetch_run(run_id: str, uri: str, storage: Path | None = None) -> TrackedRun:
         history=history,
         tags=dict(run.data.tags),
         folder=folder,
-        found=found_in(folder, run.data.tags, last_epoch_of(history)),
     )
 
 
@@ -136,6 +152,7 @@ def checkpoint_of(run: TrackedRun, which: str | int = "last") -> Path:
 
     Raises:
         CheckpointError: It is not there; says why, and what there is.
+        StorageAwayError: It is in a bucket that does not answer.
     """
     if not run.found.by_epoch:
         raise CheckpointError(_why_none(run))
@@ -279,7 +296,7 @@ def _why_none(run: TrackedRun) -> str:
             f"{run} does not say where its checkpoints lie: name its study's storage with --storage, "
             "or give the checkpoint's folder itself"
         )
-    if not run.folder.is_dir():
+    if isinstance(run.folder, Path) and not run.folder.is_dir():
         host = f" on {run.tags['host']}" if "host" in run.tags else ""
         return (
             f"{run} has its checkpoints in {run.folder}, which is not on this machine (it was "

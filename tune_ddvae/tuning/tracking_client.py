@@ -277,6 +277,23 @@ def find_experiment(client: "MlflowClient", uri: str, name: str) -> str | None:
     return str(experiment.experiment_id)
 
 
+def server_version(uri: str) -> str:
+    """MLflow's version on a server, as it tells it; empty for a database, and where it tells none."""
+    if not uri.startswith(("http://", "https://")):
+        return ""
+    load_mlflow()
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    try:
+        creds = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
+        answer = http_request(creds, "/version", "GET", max_retries=0)  # type: ignore[no-untyped-call]
+    except Exception as error:  # noqa: BLE001 - it is only shown; whether it answers is asked elsewhere
+        logging.getLogger(__name__).debug("no version of %s: %s", without_password(uri), error)
+        return ""
+    return shortened(answer.text.strip(), 40) if answer.status_code == 200 else ""
+
+
 def sqlite_path(uri: str) -> Path | None:
     """The file of an SQLite address, absolute; None for any other address."""
     scheme, _, rest = uri.partition("://")

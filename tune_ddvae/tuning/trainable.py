@@ -1,15 +1,31 @@
 """The thin shell that Ray Tune knows a ``Worker`` by; workers are reused from trial to trial."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
+from tune_ddvae.data.placing import Parcel
 from tune_ddvae.tuning.trials import Assignment
 from tune_ddvae.tuning.worker import Worker
 
 ASSIGNMENT = "assignment"  # key of the config that Tune hands over
+FILES = "files"  # key of Ray's reference to the data's files, where there are any
 REPORT = "report"  # key of the result that Tune hands back
+
+
+def fetching(files: Any | None) -> Callable[[], Parcel] | None:
+    """What brings the files that Ray's reference stands for; None if there is no reference."""
+    if files is None:
+        return None
+
+    def fetch() -> Parcel:
+        parcel: Parcel = ray.get(files)
+        return parcel
+
+    return fetch
 
 
 class TrialTrainable(tune.Trainable):
@@ -23,7 +39,7 @@ class TrialTrainable(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another assignment in the same process; nothing of the last one stays."""
         assignment: Assignment = new_config[ASSIGNMENT]
-        self._worker.assign(assignment)
+        self._worker.assign(assignment, fetching(new_config.get(FILES)))
         return True
 
     def step(self) -> dict[str, Any]:

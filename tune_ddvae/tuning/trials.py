@@ -107,6 +107,9 @@ class Assignment:
     stall_s: float
     rungs: tuple[int, ...] = ()  # where expensive metrics are due
     data_checksum: str = ""  # of the study's data; empty: whatever is found
+    num_gpus: float = 0.0  # that it was given, or the share of one
+    code: str = ""  # digest of the driver's own; empty: this machine has no other
+    mark: str = ""  # name of the file in the storage that tells it from others of that name
 
 
 @dataclass(frozen=True)

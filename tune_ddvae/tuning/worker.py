@@ -19,12 +19,15 @@ import torch
 import tune_ddvae
 from tune_ddvae.config import TrialConfig, Value, from_flat
 from tune_ddvae.data import Dataset, load
-from tune_ddvae.errors import CheckpointError, DataError, DdvaeError, StorageFullError
+from tune_ddvae.data.placing import Parcel, settle
+from tune_ddvae.errors import CheckpointError, DdvaeError, StorageFullError, UnfitNodeError
 from tune_ddvae.training import checkpoint
 from tune_ddvae.training.device import choose_device, set_threads
 from tune_ddvae.training.trainer import Trainer
 from tune_ddvae.tuning import disk
+from tune_ddvae.tuning.fitness import check_node
 from tune_ddvae.tuning.last_words import LastWords
+from tune_ddvae.tuning.place import Place, fetched, place_at, wait_for
 from tune_ddvae.tuning.storage import TRIALS_FOLDER, attempt_name
 from tune_ddvae.tuning.trials import Assignment, Report
 
@@ -40,11 +43,23 @@ class Worker:
         self._facts: dict[str, Value] = {}
         self._last_words = LastWords()
 
-    def assign(self, assignment: Assignment) -> None:
-        """Build everything anew for this assignment and go on from its last intact checkpoint."""
+    def assign(self, assignment: Assignment, fetch: Callable[[], Parcel] | None = None) -> None:
+        """Build everything anew for this assignment and go on from its last intact checkpoint.
+
+        Args:
+            assignment: What to train.
+            fetch: Brings the data's files, should this machine lack them; None if nothing does.
+        """
         self._trainer, self._error, self._notes, self._epoch = None, None, (), 0
+        self._facts = {"host": platform.node()}
+        storage = place_at(assignment.storage)
         name = attempt_name(assignment.number, assignment.attempt)
-        self._last_words.open(Path(assignment.storage) / TRIALS_FOLDER / name)
+        try:
+            check_node(assignment)  # first: what is written to a folder that is not shared is lost
+        except Exception as error:  # noqa: BLE001 - reported by the next step
+            self._error = error
+            return
+        self._last_words.open(storage / TRIALS_FOLDER / name)
         watchdog = Watchdog(assignment.stall_s, self._last_words.handle)
         try:
             watchdog()
@@ -52,7 +67,8 @@ class Worker:
             config = from_flat(assignment.config)
             device = choose_device()
             self._facts = training_facts(config, device, threads)
-            data_dir = None if assignment.data_dir is None else Path(assignment.data_dir)
+            given = None if assignment.data_dir is None else Path(assignment.data_dir)
+            data_dir = settle(config.data, given, assignment.data_checksum, fetch)
             dataset = load(config.data, data_dir)
             _check_data(dataset, assignment.data_checksum)
             self._facts["data"] = dataset.checksum
@@ -61,7 +77,8 @@ class Worker:
             build = partial(
                 Trainer, config, dataset, device, on_batch=watchdog, rungs=assignment.rungs
             )
-            self._trainer = self._continued(build, assignment)
+            wait_for(storage, watchdog)
+            self._trainer = self._continued(build, assignment, storage)
             self._epoch = self._trainer.epoch
         except Exception as error:  # noqa: BLE001 - reported by the next step
             self._error = error
@@ -110,12 +127,15 @@ class Worker:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "no-checkpoint.txt").write_text(_described(self._error), encoding="utf-8")
 
-    def _continued(self, build: Callable[[], Trainer], assignment: Assignment) -> Trainer:
+    def _continued(
+        self, build: Callable[[], Trainer], assignment: Assignment, storage: Place
+    ) -> Trainer:
         """A trainer that goes on from the newest intact checkpoint, or from the start."""
         for path in assignment.checkpoints:
             trainer = build()  # anew each time: a failed load may leave half a state behind
             try:
-                checkpoint.load(trainer, Path(assignment.storage) / path)
+                with fetched(storage / path) as folder:
+                    checkpoint.load(trainer, folder)
             except CheckpointError as error:
                 note = f"trial {assignment.number} passed over a checkpoint: {error}"
                 self._notes = (*self._notes, note)
@@ -179,10 +199,10 @@ def protocol_facts(facts: Mapping[str, Any]) -> dict[str, Value]:
 def _check_data(dataset: Dataset, wanted: str) -> None:
     """Refuse data other than the study's: archives and drawings must not mix, on no machine."""
     if wanted and dataset.checksum != wanted:
-        raise DataError(
-            f"{dataset.name} data on {platform.node()} have checksum {dataset.checksum[:16]}, the "
-            f"study's {wanted[:16]}: put the same files on every machine, or take away those that "
-            "came since the study began"
+        raise UnfitNodeError(
+            f"{platform.node()} has other {dataset.name} data: their checksum is "
+            f"{dataset.checksum[:16]}, the study's {wanted[:16]}; put the same files on every machine, "
+            "or take away those that came since the study began"
         )
 
 

@@ -1,0 +1,76 @@
+"""Two real studies at once whose records, and MLflow's, are in one PostgreSQL that crashes."""
+
+from contextlib import ExitStack
+
+import pytest
+from sqlalchemy import create_engine
+
+from tests.mlflow_server import Server
+from tests.studies import Tracked, driving, ended, outcome_of, run, wait_until, write_tiny
+from tune_ddvae import exit_codes
+from tune_ddvae.tuning.record import read_trials
+from tune_ddvae.tuning.tables import STUDIES
+
+pytestmark = [pytest.mark.field, pytest.mark.timeout(600)]
+
+NAMES = ("one", "two")
+SERIAL = ("--max-concurrent", 1, "--cpus-per-trial", 1)
+
+
+def trials_at(url: str, name: str):
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = connection.execute(STUDIES.select().where(STUDIES.c.name == name)).one_or_none()
+    trials = [] if found is None else read_trials(engine, found.study_id)
+    engine.dispose()
+    return trials
+
+
+@pytest.fixture(scope="module")
+def tracking(server, tmp_path_factory):
+    server.execute("CREATE DATABASE tracking")
+    mlflow = Server(tmp_path_factory.mktemp("mlflow"), server.url("tracking"))
+    mlflow.start()
+    yield mlflow.address
+    mlflow.kill()
+
+
+def test_a_crash_of_the_one_database_of_two_studies_loses_and_doubles_nothing(
+    server, tracking, workplace, ray_address
+):
+    url = server.new_database()
+    study = write_tiny(workplace)
+    words = (
+        *SERIAL,
+        "--record",
+        url,
+        "--tracking-uri",
+        tracking,
+        "--address",
+        ray_address,
+        "--json",
+    )
+
+    def num_rows() -> int:
+        return sum(len(trial.rows) for name in NAMES for trial in trials_at(url, name))
+
+    with ExitStack() as stack:
+        drivers = [
+            stack.enter_context(driving(study, workplace, *words, "--name", name)) for name in NAMES
+        ]
+        for rows in (10, 60):
+            assert wait_until(drivers[0], lambda rows=rows: num_rows() >= rows)
+            server.restart()
+        for driver in drivers:
+            done = ended(driver, 300)
+            assert done.returncode == exit_codes.COMPLETE, done.stderr
+    first, second = (trials_at(url, name) for name in NAMES)
+    # Both are one serial study: neither the crashes nor the other one may show in what they found.
+    alone = run(
+        study, workplace, *SERIAL, "--address", ray_address, "--name", "alone", "--record", url
+    )
+    assert alone.returncode == exit_codes.COMPLETE, alone.stderr
+    expected = outcome_of(trials_at(url, "alone"))
+    assert outcome_of(first) == outcome_of(second) == expected
+    for name, trials in zip(NAMES, (first, second), strict=True):
+        Tracked(workplace, name, "tiny", tracking).assert_equals(trials)
