@@ -51,14 +51,14 @@ def test_a_crash_of_the_one_database_of_two_studies_loses_and_doubles_nothing(
         "--json",
     )
 
-    def num_rows() -> int:
-        return sum(len(trial.rows) for name in NAMES for trial in trials_at(url, name))
+    def num_rows() -> int:  # of the one that is behind: a driver that is starting is refused
+        return min(sum(len(trial.rows) for trial in trials_at(url, name)) for name in NAMES)
 
     with ExitStack() as stack:
         drivers = [
             stack.enter_context(driving(study, workplace, *words, "--name", name)) for name in NAMES
         ]
-        for rows in (10, 60):
+        for rows in (5, 25):
             assert wait_until(drivers[0], lambda rows=rows: num_rows() >= rows)
             server.restart()
         for driver in drivers:

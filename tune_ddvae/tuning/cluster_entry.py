@@ -9,6 +9,7 @@ import platform
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._common.usage.usage_lib import get_cluster_metadata
@@ -76,7 +77,7 @@ def _check_answers(address: str, place: str) -> None:
         raise ResourceError(f"nothing answers at --address {address} ({error}); {START}") from error
 
 
-def _head(address: str, place: str) -> InnerGcsClient:
+def _head(address: str, place: str) -> Any:
     """A connection to the head's directory, made with the token that is here."""
     has_mode = uses_token()
     source = _token_source()
@@ -121,7 +122,7 @@ def _token_source() -> str:
     return TOKEN_FILE if Path(TOKEN_FILE).expanduser().is_file() else ""
 
 
-def _check_versions(address: str, head: InnerGcsClient) -> None:
+def _check_versions(address: str, head: Any) -> None:
     """Refuse other versions by name; Ray raises on them too, in a paragraph of its own."""
     facts = get_cluster_metadata(head)
     here = {"ray_version": ray.__version__, "python_version": platform.python_version()}
@@ -133,7 +134,7 @@ def _check_versions(address: str, head: InnerGcsClient) -> None:
             )
 
 
-def _check_is_node(address: str, head: InnerGcsClient) -> None:
+def _check_is_node(address: str, head: Any) -> None:
     """Refuse to drive from a machine that has no part in the cluster; Ray would wait for a minute."""
     until = time.monotonic() + NODE_S
     while time.monotonic() < until:
