@@ -15,7 +15,7 @@ REFUSALS = sorted(
         for kind in vars(errors).values()
         if isinstance(kind, type)
         and issubclass(kind, errors.DdvaeError)
-        and kind is not errors.StorageFullError
+        and kind not in (errors.StorageFullError, errors.BrokenOffError)
     ),
     key=lambda kind: kind.__name__,
 )
@@ -89,6 +89,20 @@ def test_a_disk_that_fills_up_under_a_command_leaves_work_and_is_no_refusal(monk
     assert capsys.readouterr() == ("", "error: no space left in storage /x\n")
 
 
+def test_a_study_that_is_broken_off_leaves_work_and_is_no_refusal(monkeypatch, capsys):
+    away = errors.BrokenOffError("the record's server went away")
+    assert end_of(raises(away), monkeypatch) == exit_codes.WORK_LEFT
+    assert capsys.readouterr() == ("", "error: the record's server went away\n")
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), OSError("disk"), RuntimeError("bug")])
+def test_an_error_of_our_own_shows_its_place_and_is_no_studys_ending(error, monkeypatch, capsys):
+    assert end_of(raises(error), monkeypatch) == exit_codes.OWN_FAULT
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback")
+    assert told.endswith(f"{type(error).__name__}: {error}\n")
+
+
 def test_a_command_that_ends_well_has_exit_code_0(monkeypatch, capsys):
     assert end_of(lambda: click.echo("done"), monkeypatch) == exit_codes.COMPLETE
     assert capsys.readouterr() == ("done\n", "")
@@ -130,20 +144,13 @@ def test_a_signals_note_is_told_and_its_exit_code_kept(code, monkeypatch, capsys
     assert capsys.readouterr() == ("", "stopped: the same command goes on\n")
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), OSError("disk"), RuntimeError("bug")])
-def test_a_bug_of_ours_is_not_hidden(error, monkeypatch):
-    with pytest.raises(type(error)) as caught:
-        end_of(raises(error), monkeypatch)
-    assert caught.value is error
-
-
 def test_a_refusal_shows_no_traceback_and_a_bug_shows_one():
     refused, broken = started("refuse"), started("bug")
     out, err = refused.communicate(timeout=30)
     assert (refused.returncode, out) == (exit_codes.REFUSED, "")
     assert err == "error: objective/beta must be at least 0, got -1\n"
     _, err = broken.communicate(timeout=30)
-    assert broken.returncode == 1
+    assert broken.returncode == exit_codes.OWN_FAULT
     assert err.startswith("Traceback")
     assert "KeyError: 'missing'" in err
 
@@ -193,13 +200,13 @@ def test_where_nothing_can_be_said_at_all_the_exit_code_says_it(what, code):
 def test_a_full_disk_for_anything_else_is_not_hidden():
     broken = started("full elsewhere")
     _, err = broken.communicate(timeout=30)
-    assert broken.returncode == 1
+    assert broken.returncode == exit_codes.OWN_FAULT
     assert "OSError: [Errno 28]" in err
 
 
 def test_every_exit_code_is_different():
     codes = [value for name, value in vars(exit_codes).items() if name.isupper()]
-    assert len(set(codes)) == len(codes) == 6
+    assert len(set(codes)) == len(codes) == 7
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tune_ddvae import exit_codes
 from tune_ddvae.config import Value, parse_value
-from tune_ddvae.errors import ConfigError, DdvaeError, StorageFullError
+from tune_ddvae.errors import BrokenOffError, ConfigError, DdvaeError, StorageFullError
 
 LOG_WIDTH = 160
 
@@ -32,7 +32,7 @@ def run(command: click.Command, name: str) -> NoReturn:
         with suppress(OSError):
             error.show()
         code = exit_codes.REFUSED
-    except StorageFullError as error:
+    except (BrokenOffError, StorageFullError) as error:
         _tell(f"error: {error}")
         code = exit_codes.WORK_LEFT
     except DdvaeError as error:
@@ -45,6 +45,9 @@ def run(command: click.Command, name: str) -> NoReturn:
         for note in getattr(error, "__notes__", ()):
             _tell(note)
         raise
+    except Exception:  # noqa: BLE001 - 1, Python's own code for it, means that no trial succeeded
+        traceback.print_exc()
+        code = exit_codes.OWN_FAULT
     sys.exit(code)
 
 

@@ -53,6 +53,10 @@ class StorageAwayError(StorageError):
     """The storage's bucket does not answer, or refuses; what is there is not known to be damaged."""
 
 
+class BrokenOffError(DdvaeError, RuntimeError):
+    """A study had to stop with work left; the message says why. The same command goes on."""
+
+
 class TrackingError(DdvaeError, RuntimeError):
     """The tracking address cannot be used as it is; the message says what would do."""
 

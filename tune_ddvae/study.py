@@ -17,7 +17,8 @@ from tune_ddvae.spec import StudySpec
 
 MOST_HOURS = 87_600.0  # ten years: more than any clock here is asked for
 EPILOG = """Exit codes: 0 complete with at least one success, 1 no trial succeeded, 2 refused, 3 stopped
-with work left, 130 interrupted, 143 terminated. With --submit: 0 sent or running there already."""
+with work left, 70 an error of our own, 130 interrupted, 143 terminated. With --submit: 0 sent or running
+there already."""
 
 
 @click.command(epilog=EPILOG)

@@ -24,4 +24,4 @@ def undisturbed(tmp_path_factory, ready_tracking, ray_address) -> Undisturbed:
 def pytest_sessionfinish(session) -> None:
     tally = session.config.stash.get(TALLY, None)
     if tally is not None:
-        tally.write(REPORT)
+        tally.write(REPORT, session.testsfailed)

@@ -22,19 +22,22 @@ class Tally:
         self.survived += faults
         self.wrong += wrong
 
-    def text(self) -> str:
+    def text(self, uncompared: int = 0) -> str:
+        """The count, and how many tests ended before their studies could be compared."""
         kinds = ", ".join(f"{num} x {kind}" for kind, num in sorted(self.survived.items()))
         lines = [f"faults: {kinds or 'none'}", *self.wrong]
         took = time.monotonic() - self.started
+        if uncompared:
+            lines.append(f"{uncompared} tests failed: what became of their studies is not counted")
         lines.append(
             f"{self.survived.total()} faults survived, {len(self.wrong)} results lost or doubled "
             f"({took / 60:.1f} min)"
         )
         return "\n".join(lines) + "\n"
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, uncompared: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.text(), encoding="utf-8")
+        path.write_text(self.text(uncompared), encoding="utf-8")
 
 
 def differences(folder: Path, name: str, undisturbed: list) -> list[str]:

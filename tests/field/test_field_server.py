@@ -103,7 +103,7 @@ def test_a_driver_frozen_past_its_lease_writes_nothing_more(workplace, url, serv
         before = holdings(server, url)
         frozen.send_signal(signal.SIGCONT)
         end = ended(frozen, timeout_s=60)
-    assert end.returncode == exit_codes.REFUSED, end.stderr
+    assert end.returncode == exit_codes.WORK_LEFT, end.stderr
     assert "error: this driver has lost its hold on the study" in end.stderr
     assert "Traceback" not in end.stderr
     assert holdings(server, url) == before

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from tune_ddvae.tuning import diagnosis
 from tune_ddvae.tuning.diagnosis import Machine, Wanted
 from tune_ddvae.tuning.doctoring import Examination
-from tune_ddvae.tuning.nodes import Check, DataSeen, Devices, NodeFacts, Space, State
+from tune_ddvae.tuning.node_facts import Check, DataSeen, Devices, NodeFacts, Space, State
 from tune_ddvae.tuning.resources import Available
 
 HOSTS = ("h0", "h1", "h2")

@@ -118,6 +118,18 @@ def test_a_study_with_work_left_is_shown_with_its_reason(ended_as, place):
     assert parent.data.tags["state"] == child.data.tags["state"] == state
 
 
+@pytest.mark.parametrize("ended_as", ["", "terminated"])
+def test_a_driver_that_was_killed_after_its_last_trial_leaves_a_complete_study(ended_as, place):
+    study = place.open()
+    study.record.begin_session(trials=TRIALS)
+    drive(study)
+    study.record.seen(ended_as=ended_as)
+    study.record.close()
+    place.sync()
+    parent, _ = place.runs()
+    assert (parent.info.status, parent.data.tags["state"]) == ("FINISHED", "complete")
+
+
 def test_a_study_that_was_extended_and_killed_is_not_shown_as_complete(place, complete):
     place.sync()
     study = place.open(trials=TRIALS + 1)

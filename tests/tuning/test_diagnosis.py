@@ -5,7 +5,7 @@ import pytest
 from tests.tuning.machines import GOOD, HOSTS, VERSIONS, WANTED, examined, facts, machine
 from tune_ddvae.tuning.diagnosis import CHECKS, clock_of, code_of, num_placed, rows, versions_of
 from tune_ddvae.tuning.doctoring import Finding
-from tune_ddvae.tuning.nodes import Check, DataSeen, Devices, Space, State
+from tune_ddvae.tuning.node_facts import Check, DataSeen, Devices, Space, State
 from tune_ddvae.tuning.resources import Available
 
 SHARED = ("probe of the driver", *(f"probe of {host}" for host in HOSTS))

@@ -4,10 +4,10 @@ import pytest
 
 from tests.tuning.machines import facts, machine
 from tune_ddvae.errors import ResourceError
-from tune_ddvae.tuning import cluster, nodes
+from tune_ddvae.tuning import cluster, nodes, storage_probe
 from tune_ddvae.tuning.cluster import Answer, Node
 from tune_ddvae.tuning.doctor_round import ahead, alone, round_of
-from tune_ddvae.tuning.nodes import Need
+from tune_ddvae.tuning.node_facts import Need
 from tune_ddvae.tuning.resources import Available, Growth, NodeType, View
 
 ADDRESS = "10.77.0.10:6379"
@@ -54,7 +54,7 @@ def well(host: str):
             return function(*args)
         (need,) = args
         assert not need.is_driver
-        nodes.write_storage(need.storage, f".probe-{need.probe}-{host}")
+        storage_probe.write_storage(need.storage, f".probe-{need.probe}-{host}")
         return facts(host, probe=f".probe-{need.probe}-{host}")
 
     return answer
@@ -66,7 +66,7 @@ def silent(function, *args) -> str:
 
 @pytest.fixture
 def need(tmp_path) -> Need:
-    nodes.write_storage(tmp_path, ".probe-word-driver")
+    storage_probe.write_storage(tmp_path, ".probe-word-driver")
     return Need(storage=tmp_path, probe="word", is_driver=True)
 
 

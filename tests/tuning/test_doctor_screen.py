@@ -3,7 +3,7 @@ import pytest
 from tests.tuning.machines import VERSIONS, examined
 from tests.tuning.screens import printed
 from tune_ddvae.tuning.doctor_screen import noted, render
-from tune_ddvae.tuning.nodes import Check, State
+from tune_ddvae.tuning.node_facts import Check, State
 
 OTHER_TORCH = {"versions": VERSIONS | {"torch": "2.13.0"}}
 REFUSED = Check(State.BAD, "cannot write to /studies: Read-only file system", "name another")
@@ -77,3 +77,11 @@ def test_a_message_is_never_taken_for_markup():
     text = printed(render(examined(whole={"tracking": odd})))
     assert "[bold]odd[/bold] :smile:" in text
     assert "[red]mend[/red]" in text
+
+
+def test_words_that_have_no_room_are_left_out_and_numbers_stay():
+    examination = examined(h1=OTHER_TORCH)
+    wide, narrow = (printed(render(examination), width) for width in (120, 80))
+    assert "✓ 2 CPUs" in line_of(wide, "h2")
+    assert line_of(narrow, "h2").split() == ["h2", *("✓" for _ in range(8))]
+    assert "✗ (1)" in line_of(narrow, "h1")

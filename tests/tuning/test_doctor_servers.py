@@ -8,7 +8,7 @@ from tests.bucket import NAME
 from tune_ddvae.tuning import doctor_servers, storage
 from tune_ddvae.tuning.bucket import bucket_at
 from tune_ddvae.tuning.doctor_servers import record_of, tracking_of
-from tune_ddvae.tuning.nodes import State
+from tune_ddvae.tuning.node_facts import State
 
 # -- the record -------------------------------------------------------------------------------
 
@@ -63,6 +63,7 @@ def test_a_record_that_cannot_be_kept_there_is_named(tmp_path, url, words):
     check = record_of(tmp_path, url, "tiny", "word")
     assert check.state is State.BAD
     assert words in check.words
+    assert "--record" in check.mend
     assert "s3cret" not in check.words
 
 

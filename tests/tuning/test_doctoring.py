@@ -12,7 +12,7 @@ from tune_ddvae.errors import ConfigError, ResourceError, StorageError
 from tune_ddvae.tuning import doctoring
 from tune_ddvae.tuning.doctor_round import Round
 from tune_ddvae.tuning.doctoring import Question, examine, make_need, room_for_trials
-from tune_ddvae.tuning.nodes import Check, State
+from tune_ddvae.tuning.node_facts import Check, State
 from tune_ddvae.tuning.resources import Available, Growth, NodeType, View
 
 PINWHEEL = find_study("clustering")  # its data need no files

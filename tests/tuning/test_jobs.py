@@ -1,6 +1,7 @@
 import pytest
 
-from tune_ddvae.tuning.jobs import Cargo, Job, cargo_of, jobs_of
+from tune_ddvae.errors import ConfigError
+from tune_ddvae.tuning.jobs import Cargo, Job, cargo_of, checked_address, jobs_of
 
 CARGO = Cargo(study="a b/ü", storage="/shared", record="", words=("x.py", "--set", "k=v w"))
 
@@ -39,3 +40,13 @@ def test_a_job_is_live_until_it_has_ended():
     ended = ("STOPPED", "SUCCEEDED", "FAILED")
     assert all(Job(id="1", status=status).is_live for status in ("PENDING", "RUNNING"))
     assert not any(Job(id="1", status=status).is_live for status in ended)
+
+
+@pytest.mark.parametrize("unseen", [" ", "\t", "\n", "\r", "\0", "\x7f", "\u00a0", "\u200b"])
+@pytest.mark.parametrize(
+    "address", ["http://h{}h:80", "{}http://h:80", "http://h:80{}", "http://h:{}80"]
+)
+def test_an_address_holds_nothing_that_cannot_be_seen(address, unseen):
+    assert checked_address(address.format("")) == address.format("")
+    with pytest.raises(ConfigError, match="http://HEAD:8265"):
+        checked_address(address.format(unseen))

@@ -116,6 +116,27 @@ def test_a_lost_worker_is_retried_from_its_checkpoint_and_fails_past_the_limit(t
     study.record.close()
 
 
+def test_trials_that_all_lose_their_workers_stop_the_study(tmp_path):
+    study = open_study(tmp_path, make_spec(), trials=5)
+    for number in range(3):
+        assert study.repeated_error == ""
+        for _ in range(4):
+            study.lose_attempt(study.next_assignment().attempt, f"likely out of memory: {number} %")
+        assert study.trials[number].state is State.FAILED
+    assert study.repeated_error.startswith("worker lost: each trial more often than it may")
+    study.record.close()
+
+
+def test_a_worker_that_is_lost_after_it_said_why_its_trial_ends_is_not_tried_again(tmp_path):
+    study = open_study(tmp_path, make_spec(), trials=1)
+    assignment = study.next_assignment()
+    study.take(assignment.attempt, Report(0, error_kind="DivergedError", error="KL is nan"))
+    study.lose_attempt(assignment.attempt, "killed")
+    assert (study.trials[0].state, study.trials[0].losses) == (State.FAILED, 0)
+    assert study.trials[0].reason == "DivergedError: KL is nan"
+    study.record.close()
+
+
 def test_a_lost_node_is_not_counted_against_its_trial(tmp_path):
     study = open_study(tmp_path, make_spec(), trials=1)
     for _ in range(6):

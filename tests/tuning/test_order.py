@@ -1,4 +1,5 @@
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tune_ddvae.tuning.order import make_order, plan_json
 
 HEAD = "http://head:8265"
 OURS = find_study("sparsity")
+SERVERS = {"record": "postgresql://u@h/d", "tracking_uri": "http://mlflow:5000"}
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +81,49 @@ def test_a_study_module_that_cannot_be_read_by_itself_is_refused_here(tmp_path, 
         order_of(file, "wide")
 
 
+IMPORTING = "import {what}\nfrom search_spaces.sparsity import STUDY\n"
+READING = """from pathlib import Path
+from search_spaces.sparsity import STUDY
+(Path(__file__).parent / "beside_the_tests.py").read_text()
+"""
+ENDING = "import os\nfrom search_spaces.sparsity import STUDY\nif {here!r} not in __file__: os._exit(7)\n"
+
+
+@pytest.mark.parametrize("how", ["sys.path", "PYTHONPATH", "read", "ended"])
+def test_a_study_file_that_needs_what_lies_beside_it_is_refused_here(tmp_path, monkeypatch, how):
+    (tmp_path / "beside_the_tests.py").write_text("")
+    if how == "sys.path":
+        monkeypatch.syspath_prepend(tmp_path)
+    else:
+        monkeypatch.setattr("sys.path", [*sys.path, str(tmp_path)])
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    text, said = {
+        "read": (READING, "FileNotFoundError"),
+        "ended": (ENDING.format(here=str(tmp_path)), "exit code 7"),
+    }.get(how, (IMPORTING.format(what="beside_the_tests"), "No module named 'beside_the_tests'"))
+    (tmp_path / "wide.py").write_text(text)
+    file = find_study(str(tmp_path / "wide.py"))
+    with pytest.raises(ConfigError, match=said) as refused:
+        order_of(file, "wide")
+    assert str(tmp_path / "wide.py") in str(refused.value)
+    assert "Put what it needs into the study file, or into a package" in str(refused.value)
+
+
+def test_a_study_file_may_use_what_is_installed_and_what_is_ours(tmp_path):
+    (tmp_path / "wide.py").write_text(IMPORTING.format(what="numpy, tune_ddvae.config"))
+    assert not order_of(find_study(str(tmp_path / "wide.py")), "wide").is_ours
+
+
+def test_a_study_file_that_never_ends_loading_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "wide.py"
+    path.write_text(IMPORTING.format(what="os"))
+    file = find_study(str(path))
+    path.write_text("import threading\nthreading.Event().wait()\n")
+    monkeypatch.setattr(ordering, "LOADING_S", 0.5)
+    with pytest.raises(ConfigError, match="takes more than 0.5 s"):
+        order_of(file, "wide")
+
+
 @pytest.mark.parametrize("storage", ["./studies", "studies", "~/studies", ""])
 def test_a_place_that_only_this_machine_knows_is_refused(storage):
     with pytest.raises(StorageError, match="every node of the cluster sees.*bucket with --record"):
@@ -92,8 +137,27 @@ def test_the_same_storage_is_the_same_however_it_is_written():
 def test_a_bucket_needs_a_database():
     with pytest.raises(ConfigError, match="--record postgresql://"):
         order_of(storage="s3://bucket/studies")
-    order = order_of(storage="s3://bucket/studies/", record="postgresql://u@h/d")
+    order = order_of(storage="s3://bucket/studies/", **SERVERS)
     assert order.cargo.place == ("sparsity", "postgresql+psycopg2://u@h/d")
+
+
+@pytest.mark.parametrize("of_this_machine", [None, "", "sqlite:////home/me/mlflow.db"])
+def test_a_bucket_needs_a_tracking_address_that_outlives_the_job(monkeypatch, of_this_machine):
+    if of_this_machine is not None:
+        monkeypatch.setenv(ordering.TRACKING_VARIABLE, of_this_machine)
+    places = {"storage": "s3://bucket/studies", "record": SERVERS["record"]}
+    with pytest.raises(ConfigError, match="--tracking-uri or MLFLOW_TRACKING_URI"):
+        order_of(**places)
+    order_of(**places, tracking_uri="sqlite:////shared/mlflow.db")
+    order_of(record=SERVERS["record"])  # beside the studies, in a folder that all see
+    monkeypatch.setenv(ordering.TRACKING_VARIABLE, "http://mlflow:5000")
+    assert order_of(**places).environment[ordering.TRACKING_VARIABLE] == "http://mlflow:5000"
+
+
+@pytest.mark.parametrize("storage", ["s3:/bucket/studies", "s3:bucket", "gs:/bucket", "s3//bucket"])
+def test_a_mistyped_bucket_is_refused_as_one(storage):
+    with pytest.raises(StorageError, match="a folder or a bucket, s3://…"):
+        order_of(storage=storage, **SERVERS)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,41 @@ def test_an_address_that_is_of_no_use_is_refused_by_name(address, message):
     assert "s3cret" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3:/b/x",
+        "S3:/b/x",
+        "s3:b/x",
+        "s3//b/x",
+        "gs:/b",
+        "file:/srv",
+        "file:srv",
+        "hdfs:/h/x",
+        " s3://b/x",
+        "s3:/KEY:s3cret@b/x",
+        "s3//KEY:s3cret@b/x",
+    ],
+)
+def test_an_address_with_a_slip_is_no_folder(tmp_path, monkeypatch, address):
+    monkeypatch.chdir(tmp_path)
+    for find in (place_at, lambda address: planned_place(address, RECORD)):
+        with pytest.raises(
+            StorageError, match="a folder or a bucket, s3://… or gs://…, got"
+        ) as refused:
+            find(address)
+        assert "s3cret" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["s3", "s3/b", "gs-1", "./s3:/b", "run-12:30", "a:b", "files//x", "C:/x"]
+)
+def test_a_folder_may_have_nearly_any_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert place_at(name) == tmp_path / name
+
+
 def test_a_bucket_without_a_database_for_the_record_is_refused_before_it_is_asked():
     with pytest.raises(ConfigError, match=r"s3://nowhere/x.* is a bucket.*--record postgresql://"):
         planned_place("s3://nowhere/x?endpoint_override=nowhere.invalid", None)

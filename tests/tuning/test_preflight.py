@@ -11,7 +11,7 @@ from tune_ddvae.data import placing
 from tune_ddvae.errors import DataError, ResourceError, StorageError
 from tune_ddvae.tuning import nodes, preflight
 from tune_ddvae.tuning.cluster import Answer, Node
-from tune_ddvae.tuning.nodes import Check, Devices, State
+from tune_ddvae.tuning.node_facts import Check, Devices, State
 from tune_ddvae.tuning.resources import Available
 
 H1 = Node("1", "h1", "10.0.0.1", num_cpus=4.0, num_gpus=0.0)

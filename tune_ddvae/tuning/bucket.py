@@ -31,6 +31,8 @@ CREDENTIALS = {
 _ADDRESS = re.compile(
     r"(?P<scheme>[A-Za-z][\w+.-]*)://(?P<path>[^?]*)\??(?P<options>.*)", re.DOTALL
 )
+# What hardly anybody calls a folder, such as s3:/mine or s3//mine: an address with a slip in it.
+_MISTYPED = re.compile(r"\s*([A-Za-z][\w+.-]+:/|(s3|gs|file)(:|//)).*", re.DOTALL | re.IGNORECASE)
 _PART = re.compile(r"[\w.=+-]+", re.ASCII)
 _SAID = re.compile(r"AWS Error \w+ during|google::cloud::Status\(|Bucket '.*' not found")
 _REQUEST = re.compile(r" \(Request ID: .*?\)")
@@ -80,8 +82,8 @@ class Bucket:
 
 
 def is_address(text: str) -> bool:
-    """Whether it is an address, and not a folder's path."""
-    return _ADDRESS.fullmatch(text) is not None
+    """Whether it is an address, if only one that is mistyped, and not a folder's path."""
+    return _ADDRESS.fullmatch(text) is not None or _MISTYPED.fullmatch(text) is not None
 
 
 def bucket_at(address: str) -> Bucket:
@@ -91,11 +93,16 @@ def bucket_at(address: str) -> Bucket:
         StorageError: It is not an address of a bucket that could be used.
     """
     found = _ADDRESS.fullmatch(address)
-    scheme = found["scheme"].lower() if found else ""
-    if found is None or scheme not in SCHEMES:
+    if found is None:
+        shown = re.sub(r".*@", "***@", without_password(address), flags=re.DOTALL)
         raise StorageError(
-            f"storage must be a folder or a bucket, {' or '.join(f'{s}://…' for s in SCHEMES)}, got "
-            f"{without_password(address)}"
+            f"storage must be a folder or a bucket, {_choices()}, got {shown}; a folder's path that looks "
+            "like an address must begin with / or ./"
+        )
+    scheme = found["scheme"].lower()
+    if scheme not in SCHEMES:
+        raise StorageError(
+            f"storage must be a folder or a bucket, {_choices()}, got {without_password(address)}"
             + ("; give the folder's path" if scheme == "file" else "")
         )
     parts = [part for part in found["path"].split("/") if part]
@@ -106,6 +113,10 @@ def bucket_at(address: str) -> Bucket:
             f"{CREDENTIALS[scheme]}"
         )
     return Bucket(scheme, "/".join(parts), found["options"])
+
+
+def _choices() -> str:
+    return " or ".join(f"{scheme}://…" for scheme in SCHEMES)
 
 
 def _is_plain(part: str) -> bool:

@@ -128,7 +128,10 @@ def _outcome(backlog: Backlog) -> tuple[Outcome, str]:
     """How the study stands with nobody training it, and why."""
     ending = backlog.ending()
     states = [trial.state for trial in backlog.trials()]
-    if ending == Outcome.COMPLETE and State.UNFINISHED not in states:
+    asked = backlog.num_asked()
+    # A driver that was killed after its last trial left no word, and nothing to do.
+    is_done = ending == Outcome.COMPLETE or (asked is not None and len(states) >= asked)
+    if is_done and State.UNFINISHED not in states:
         return (Outcome.COMPLETE if State.COMPLETE in states else Outcome.FAILED), ""
     if ending == Outcome.OUT_OF_TIME:
         return Outcome.OUT_OF_TIME, ending

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tune_ddvae.tuning.nodes import Check, DataSeen, NodeFacts, State
+from tune_ddvae.tuning.node_facts import Check, DataSeen, NodeFacts, State
 from tune_ddvae.tuning.resources import Available, num_fitting
 from tune_ddvae.tuning.wording import file_size, plural
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tune_ddvae.errors import ResourceError
-from tune_ddvae.tuning import cluster, nodes
+from tune_ddvae.tuning import cluster, nodes, storage_probe
 from tune_ddvae.tuning.cluster import Answer, Node
 from tune_ddvae.tuning.diagnosis import Machine
-from tune_ddvae.tuning.nodes import Need
+from tune_ddvae.tuning.node_facts import Need
 from tune_ddvae.tuning.resources import Available, View
 from tune_ddvae.tuning.wording import plural
 
@@ -69,9 +69,9 @@ def _asked(driver: Machine, need: Need, tell: Callable[[str], None]) -> Round:
     if need.storage is not None:
         probes = [looked[node.id].value.probe for node in spoke]
         probes += [driver.facts.probe] if driver.facts else []
-        seen = ask(nodes.see_storage, need.storage, probes, timeout_s=AGAIN_S, nodes=spoke)
-        driver = dataclasses.replace(driver, seen=nodes.see_storage(need.storage, probes))
-        ask(nodes.remove_probes, need.storage, need.probe, timeout_s=AGAIN_S, nodes=spoke)
+        seen = ask(storage_probe.see_storage, need.storage, probes, timeout_s=AGAIN_S, nodes=spoke)
+        driver = dataclasses.replace(driver, seen=storage_probe.see_storage(need.storage, probes))
+        ask(storage_probe.remove_probes, need.storage, need.probe, timeout_s=AGAIN_S, nodes=spoke)
     before = time.time()
     clocks = ask(nodes.clock, timeout_s=AGAIN_S, nodes=spoke)
     after = time.time()

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tune_ddvae.tuning.diagnosis import CHECKS, Row
 from tune_ddvae.tuning.doctoring import Examination, Finding
-from tune_ddvae.tuning.nodes import Check, State
+from tune_ddvae.tuning.node_facts import Check, State
 from tune_ddvae.tuning.wording import plural
 
 SHORT = 24  # characters that a cell of the table has room for; what is longer is said below it

@@ -6,9 +6,10 @@ from filelock import FileLock
 
 from tune_ddvae.errors import DdvaeError
 from tune_ddvae.tuning import storage
-from tune_ddvae.tuning.nodes import PROBE, Check, State
+from tune_ddvae.tuning.node_facts import Check, State
 from tune_ddvae.tuning.place import Place, database_folder
 from tune_ddvae.tuning.postgresql import num_on_server, server_address
+from tune_ddvae.tuning.storage_probe import PROBE
 from tune_ddvae.tuning.tracking import check_tracking
 from tune_ddvae.tuning.tracking_client import server_version, sqlite_path
 from tune_ddvae.tuning.tracking_names import without_password
@@ -33,7 +34,8 @@ def record_of(place: Place, record: str | None, name: str, word: str) -> Check:
             return Check(State.GOOD, f"{without_password(record)} answers{has}")
         return _file_in(database_folder(place), word)
     except DdvaeError as error:
-        return Check(State.BAD, str(error))
+        mend = "" if record is None else "see to that server, or name another with --record"
+        return Check(State.BAD, str(error), mend)
 
 
 def _file_in(folder: Path, word: str) -> Check:

@@ -25,10 +25,11 @@ from tune_ddvae.tuning.assemble import largest_model
 from tune_ddvae.tuning.diagnosis import Machine, Row, Wanted
 from tune_ddvae.tuning.doctor_round import Round, alone, round_of
 from tune_ddvae.tuning.doctor_servers import record_of, tracking_of
-from tune_ddvae.tuning.nodes import Check, Need, State
+from tune_ddvae.tuning.node_facts import Check, Need, State
 from tune_ddvae.tuning.place import Place, place_at, tracking_folder
 from tune_ddvae.tuning.plan import CHECKPOINTS_KEPT, checkpoint_bytes
 from tune_ddvae.tuning.resources import Available, View, may_come, num_held, trial_size
+from tune_ddvae.tuning.storage_probe import remove_probes
 from tune_ddvae.tuning.tracking import absolute_uri, default_tracking_uri
 from tune_ddvae.tuning.wording import plural
 
@@ -134,7 +135,7 @@ def examine(question: Question, tell: Callable[[str], None]) -> Examination:
             whole["record"] = _record(question, place, driver, need.probe)
             whole["tracking"] = tracking_of(_tracking_uri(question, place), name)
         finally:
-            nodes.remove_probes(place, need.probe)
+            remove_probes(place, need.probe)
     trial, room = room_for_trials(question, found.view)
     if "cluster" not in whole:
         whole["trials"] = room

@@ -1,15 +1,17 @@
 """Finds the study that a name means: among a cluster's jobs, in a storage, or in a database."""
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tune_ddvae.errors import ConfigError, JobError
 from tune_ddvae.tuning.jobs import Job, jobs_of
-from tune_ddvae.tuning.listed import Listed
+from tune_ddvae.tuning.listed import Listed, Standing
 from tune_ddvae.tuning.listing import find_study, list_studies
 from tune_ddvae.tuning.place import place_at
 from tune_ddvae.tuning.postgresql import server_address
 from tune_ddvae.tuning.tracking_names import without_password
+from tune_ddvae.tuning.wording import shown
 
 if TYPE_CHECKING:
     from tune_ddvae.tuning.job_server import JobServer
@@ -63,16 +65,20 @@ def find(
     jobs = named if anywhere and record is None else jobs_of(named, here)
     places = {job.place for job in jobs} or {here}
     if len(places) > 1:
-        known = " and ".join(sorted(place[1] for place in places if place is not None))
+        known = " and ".join(sorted(shown(place[1]) for place in places if place is not None))
         raise ConfigError(
             f"the cluster at {address} ran studies {name!r} in several places, {known}: name the one "
             "that is meant with --storage or --record"
         )
     listed = list_studies(storage, record, may_be_missing=True)
     study = next((study for study in listed if study.place in places), None)
+    if study is None:  # one that only its folder's name is known of
+        where = {place[1] for place in places if place is not None}
+        called = (study for study in listed if study.is_called(name))
+        study = next((study for study in called if study.place[1] in where), None)
     if not jobs and study is None:
         raise JobError(
-            f"the cluster at {address} has no job of a study {name!r}, and there is none in {here[1]}: "
+            f"the cluster at {address} has no job of a study {name!r}, and there is none in {shown(here[1])}: "
             "name where it is kept with --storage or --record, or send it with tune_ddvae.study --submit"
         )
     return Found(study=study, jobs=tuple(jobs), server=server)
@@ -86,11 +92,30 @@ def where_it_prints(found: Found) -> list[str]:
     driver = "no driver holds it" if study.holder is None else f"its driver is {study.holder}"
     where = "it prints to the terminal, or the log of the queue, that it was started in"
     lines = [f"study {study.name} is no job of a cluster that was asked: {where}; {driver}"]
+    sent_to = _sent_to(study.command)
+    if sent_to and found.server is None:
+        logs = f"studies logs {shlex.quote(study.name)} --address {shlex.quote(sent_to)}"
+        lines = [f"study {study.name} was sent to a cluster as a job: {logs}; {driver}"]
     if study.command:
         lines.append(f"started by: {study.command}")
     if study.folder:
         lines.append(f"in: {study.folder}")
-    return [*lines, f"record: {study.record}"]
+    if study.standing is Standing.UNREADABLE:
+        lines.append(f"unreadable: {study.why}")
+    return [shown(line) for line in (*lines, f"record: {study.record}")]
+
+
+def _sent_to(command: str) -> str:
+    """The cluster that a study command sends its study to; empty where it does not."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return ""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == "--submit":
+            return value if equals else following
+    return ""
 
 
 def _plain(record: str) -> str:

@@ -87,9 +87,16 @@ def checked_address(address: str) -> str:
     Raises:
         ConfigError: It is none.
     """
+    # urlsplit silently drops some of what nobody can see, and takes the rest for a part of a name.
+    is_plain = address.isprintable() and " " not in address
     try:
         parts = urlsplit(address)
-        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_one = (
+            is_plain
+            and parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+        )
         has_more = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
     except ValueError:  # a port that is no number
         is_one = False

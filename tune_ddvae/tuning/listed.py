@@ -10,6 +10,7 @@ from typing import Any
 from tune_ddvae.config import Direction
 from tune_ddvae.tuning.jobs import Cargo, Job, jobs_of
 from tune_ddvae.tuning.lock import Holder
+from tune_ddvae.tuning.storage import slug
 from tune_ddvae.tuning.trials import State
 
 
@@ -31,6 +32,7 @@ class Listed:
     """One study, as far as it can be known without running it."""
 
     name: str
+    is_named_by_folder: bool = False  # the name is its folder's: no record says the study's own
     standing: Standing
     record: str = ""  # address, without a password
     storage: str = ""  # that the record's file lies in; empty for a database on a server
@@ -50,6 +52,15 @@ class Listed:
     def place(self) -> tuple[str, str]:
         """What makes two studies the same; as ``Cargo.place``."""
         return (self.name, self.storage or self.record)
+
+    def is_called(self, name: str) -> bool:
+        """Whether a person who says that name means this study."""
+        if self.name == name:
+            return True
+        try:
+            return self.is_named_by_folder and self.name == slug(name)
+        except UnicodeEncodeError:  # bytes that are no text name no study of ours
+            return False
 
     @property
     def num_ended(self) -> int:

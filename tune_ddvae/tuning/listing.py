@@ -3,19 +3,23 @@
 A record that cannot be read is an entry that says so, so that one of them never hides the others.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
-from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy import Connection, Table, func, inspect, select
 
 from tune_ddvae.config import Direction
 from tune_ddvae.errors import RecordError, StorageError
 from tune_ddvae.tuning import ranking
 from tune_ddvae.tuning.lease import current_holders
 from tune_ddvae.tuning.listed import Listed, Standing, newest_first
-from tune_ddvae.tuning.lock import Holder, holder_of
+from tune_ddvae.tuning.lock import FILE_NAME as LOCK_NAME
+from tune_ddvae.tuning.lock import LAST_TIME, NOTE_NAME, Holder, holder_of
 from tune_ddvae.tuning.opening import FILE_NAME, FORMAT, looking, record_url
 from tune_ddvae.tuning.place import database_folder, place_at
 from tune_ddvae.tuning.postgresql import is_server, server_address
@@ -24,6 +28,7 @@ from tune_ddvae.tuning.storage import TRIALS_FOLDER
 from tune_ddvae.tuning.tables import (
     ASKED,
     LEASES,
+    PUT_BACK,
     ROWS,
     SESSIONS,
     STUDIES,
@@ -35,8 +40,12 @@ from tune_ddvae.tuning.tables import (
 from tune_ddvae.tuning.tracking_names import without_password
 from tune_ddvae.tuning.tracking_view import Outcome
 from tune_ddvae.tuning.trials import State, Trial
+from tune_ddvae.tuning.wording import shown
 
+BEFORE_RECORD = frozenset((LOCK_NAME, NOTE_NAME))  # all that a study's folder holds before that
 RANKED = "rank_by/"  # how the keys of a study's identity begin that say what it ranks by
+BEGINNING = "it is just beginning"
+STOP_FIRST = "Its driver lives: stop it before anything is put in the record's place"
 SILENT = "its driver ended without a word: killed, or its machine went down"
 
 
@@ -65,20 +74,25 @@ def list_studies(
 def find_study(name: str, storage: str, record: str | None = None) -> Listed:
     """One study of a storage, or of a database on a server.
 
+    One whose record cannot be read is found all the same while a driver holds it.
+
     Raises:
         RecordError: There is no such study (names those there are), or its record cannot be read.
         StorageError: There is no such storage.
     """
     studies = list_studies(storage, record)
-    for study in studies:
-        if study.name == name:
-            if study.standing is Standing.UNREADABLE:
-                raise RecordError(f"study {name!r} cannot be told anything of: {study.why}")
-            return study
+    # One that has the very name comes before one that only its folder's name is known of.
+    called = [study for study in studies if study.name == name]
+    called += [study for study in studies if study.is_called(name)]
+    if called:
+        study = called[0]
+        if study.standing is Standing.UNREADABLE and study.holder is None:
+            raise RecordError(f"study {name!r} cannot be told anything of: {shown(study.why)}")
+        return study
     where = f"storage {place_at(storage)}" if record is None else without_password(record)
-    known = ", ".join(sorted(study.name for study in studies)) or "none"
+    known = ", ".join(sorted(shown(study.name) for study in studies)) or "none"
     raise RecordError(
-        f"unknown study {name!r} in {where}; there are: {known}. Name where it is with --storage, or "
+        f"unknown study {name!r} in {shown(where)}; there are: {known}. Name where it is with --storage, or "
         "with --record where its record is on a server"
     )
 
@@ -91,13 +105,15 @@ def is_held(study: Listed, record: str | None) -> bool:
         record: Address of the database that it was listed from, if that is on a server.
     """
     if record is not None:
-        return find_study(study.name, "", record).holder == study.holder
+        now = list_studies("", record)
+        return any(each.name == study.name and each.holder == study.holder for each in now)
     return holder_of(Path(study.record.removeprefix("sqlite:///")).parent) == study.holder
 
 
 def _in_storage(storage: Path, may_be_missing: bool) -> Iterator[Listed]:
     try:
-        places = [storage, *sorted(storage.iterdir())]
+        folders = sorted(storage.iterdir())
+        is_study = (storage / FILE_NAME).is_file()
     except OSError as error:
         if may_be_missing and isinstance(error, FileNotFoundError):
             return
@@ -105,35 +121,56 @@ def _in_storage(storage: Path, may_be_missing: bool) -> Iterator[Listed]:
             f"no studies can be looked for in {storage} ({error.strerror}); name where they are kept "
             "with --storage"
         ) from error
-    for folder in places:
-        if (folder / FILE_NAME).is_file():
-            yield from _in_folder(folder)
-        elif folder != storage and (folder / TRIALS_FOLDER).is_dir():
-            yield _unreadable(
-                folder.name, record_url(folder), "its record is gone, its trials are not"
-            )
+    if is_study:
+        yield from _in_folder(storage)
+    for folder in folders:
+        try:
+            found = list(_beside_others(folder))
+        except OSError as error:  # somebody else's, for one
+            why = f"its folder {folder} cannot be looked into ({error.strerror or error})"
+            found = [_unreadable(folder.name, record_url(folder), why, by_folder=True)]
+        yield from found
+
+
+def _beside_others(folder: Path) -> Iterator[Listed]:
+    """What there is to a folder that lies in a storage: mostly one study, or none."""
+    if (folder / FILE_NAME).is_file():
+        yield from _in_folder(folder)
+        return
+    holder, url = holder_of(folder), record_url(folder)
+    if (folder / TRIALS_FOLDER).is_dir():
+        why = "its record is gone, its trials are not"
+        yield _unreadable(folder.name, url, why, holder, by_folder=True)
+    elif holder is not None and {path.name for path in folder.iterdir()} <= BEFORE_RECORD:
+        yield _beginning(folder, holder)
 
 
 def _in_folder(folder: Path) -> Iterator[Listed]:
     holder, url = holder_of(folder), record_url(folder)
     try:
         found = list(_in_database(url, holder))
-    except RecordError as error:
-        yield _unreadable(folder.name, url, str(error))
+    except (RecordError, UnicodeError) as error:  # a folder's name need not be text
+        yield _unreadable(folder.name, url, str(error), holder, by_folder=True)
         return
     yield from found
     if not found and holder is not None:
-        yield Listed(
-            name=folder.name,
-            standing=Standing.RUNNING,
-            record=url,
-            storage=_storage(url),
-            why="it is just beginning",
-            changed=holder.started or None,
-            holder=holder,
-        )
+        yield _beginning(folder, holder)
     elif not found:
-        yield _unreadable(folder.name, url, "its record holds no study")
+        yield _unreadable(folder.name, url, "its record holds no study", by_folder=True)
+
+
+def _beginning(folder: Path, holder: Holder) -> Listed:
+    url = record_url(folder)
+    return Listed(
+        name=folder.name,
+        is_named_by_folder=True,
+        standing=Standing.RUNNING,
+        record=url,
+        storage=_storage(url),
+        why=BEGINNING,
+        changed=holder.started or None,
+        holder=holder,
+    )
 
 
 def _in_database(url: str, holder: Holder | None) -> Iterator[Listed]:
@@ -145,19 +182,37 @@ def _in_database(url: str, holder: Holder | None) -> Iterator[Listed]:
             return
         holders = current_holders(connection) if LEASES.name in tables and is_server(url) else {}
         for row in connection.execute(select(STUDIES).order_by(STUDIES.c.created)).all():
+            now = holders.get(row.study_id, holder)
+            safely = partial(_undamaged, connection, f"study {row.name!r}", now)
             try:
-                yield _read(connection, row, url, holders.get(row.study_id, holder), tables)
+                with safely(STUDIES):
+                    found = _read(connection, row, url, now, tables)
             except RecordError as error:
-                yield _unreadable(row.name, url, str(error))
+                is_named = isinstance(row.name, str)
+                name = row.name if is_named else _folder(url).name or "?"
+                found = _unreadable(name, url, str(error), now, by_folder=not is_named)
+            yield found
 
 
-def _unreadable(name: str, url: str, why: str) -> Listed:
+def _undamaged(
+    connection: Connection, which: str, holder: Holder | None, table: Table
+) -> AbstractContextManager[None]:
+    """As ``undamaged``; nothing is to be put in the place of what a driver has open."""
+    advice = PUT_BACK if holder is None else STOP_FIRST
+    return undamaged(connection.engine, table, which, advice)
+
+
+def _unreadable(
+    name: str, url: str, why: str, holder: Holder | None = None, *, by_folder: bool = False
+) -> Listed:
     return Listed(
         name=name,
+        is_named_by_folder=by_folder,
         standing=Standing.UNREADABLE,
-        why=why,
+        why=why if holder is None else f"{why}. It is held by {holder}",
         record=without_password(url),
         storage=_storage(url),
+        holder=holder,
     )
 
 
@@ -165,22 +220,29 @@ def _storage(url: str) -> str:
     """What the study's folder lies in, which holds the record; empty for one on a server."""
     if is_server(url):
         return ""
-    return str(Path(url.removeprefix("sqlite:///")).parent.parent)
+    return str(_folder(url).parent)
+
+
+def _folder(url: str) -> Path:
+    """Of a study, which its record lies in; without a name for a record on a server."""
+    return Path() if is_server(url) else Path(url.removeprefix("sqlite:///")).parent
 
 
 def _read(
     connection: Connection, row: Any, url: str, holder: Holder | None, tables: Sequence[str]
 ) -> Listed:
-    with undamaged(connection.engine, STUDIES, f"study {row.name!r}"):
-        identity, about = mapping_from(row.identity), mapping_from(row.about)
+    safely = partial(_undamaged, connection, f"study {row.name!r}", holder)
+    _text("name", row.name)
+    identity, about = mapping_from(row.identity), mapping_from(row.about)
     if identity.get("record_format") != FORMAT:
         return _unreadable(
             row.name,
             url,
             f"recorded in format {identity.get('record_format')}, and this version reads {FORMAT}",
+            holder,
         )
     rank_by = _rank_by(identity)
-    trials = _trials(connection, row.study_id)
+    trials = _trials(connection, row.study_id, holder)
     session = connection.execute(
         select(SESSIONS)
         .where(SESSIONS.c.study_id == row.study_id)
@@ -188,8 +250,24 @@ def _read(
         .limit(1)
     ).one_or_none()
     asked = _asked(connection, session) if ASKED.name in tables else None
-    with undamaged(connection.engine, TRIALS, f"study {row.name!r}"):
+    if asked is not None:
+        with safely(ASKED):
+            _whole("trials", asked.trials)
+            _text("command", asked.command)
+            _text("folder", asked.folder)
+    with safely(TRIALS):
         best = ranking.pareto_set(trials, rank_by)
+    changed = [_time("created", row.created)]
+    with safely(TRIALS):
+        changed += [_time("started", trial.started) for trial in trials]
+        changed += [_time("ended", trial.ended) for trial in trials]
+    with safely(ROWS):
+        changed.append(_time("time", _newest_row(connection, row.study_id)))
+    with safely(SESSIONS):
+        changed.append(_time("seen", None if session is None else session.seen))
+    if holder is not None:
+        with safely(LEASES):
+            _time("started", holder.started)
     counts = Counter(trial.state for trial in trials)
     standing, why = _standing(session, counts, None if asked is None else asked.trials)
     if holder is not None:
@@ -205,7 +283,7 @@ def _read(
         rank_by=rank_by,
         best=best[0].values[0] if best and best[0].values else None,
         front=len(best),
-        changed=_changed(connection, row, session, trials),
+        changed=max(time for time in changed if time is not None),
         holder=holder,
         command=str(about.get("command", "")) if asked is None else asked.command,
         folder="" if asked is None else asked.folder,
@@ -213,20 +291,25 @@ def _read(
 
 
 def _rank_by(identity: Mapping[str, Any]) -> dict[str, Direction]:
-    return {
-        key.removeprefix(RANKED): cast("Direction", way)
-        for key, way in identity.items()
-        if key.startswith(RANKED)
+    ways = {
+        key.removeprefix(RANKED): way for key, way in identity.items() if key.startswith(RANKED)
     }
+    for metric, way in ways.items():
+        if way not in get_args(Direction):
+            raise ValueError(f"{RANKED}{metric} must be one of {get_args(Direction)}, got {way!r}")
+    return {metric: cast("Direction", way) for metric, way in ways.items()}
 
 
-def _trials(connection: Connection, study_id: str) -> list[Trial]:
+def _trials(connection: Connection, study_id: str, holder: Holder | None) -> list[Trial]:
     """All trials, without their evaluations."""
     query = select(TRIALS).where(TRIALS.c.study_id == study_id).order_by(TRIALS.c.number)
     trials = []
     for row in connection.execute(query):
-        with undamaged(connection.engine, TRIALS, f"trial {row.number}"):
-            trials.append(trial_from(row))
+        with _undamaged(connection, f"trial {row.number}", holder, TRIALS):
+            trial = trial_from(row)
+            for value in trial.values or ():
+                _figure("rank_values", value)
+            trials.append(trial)
     return trials
 
 
@@ -255,11 +338,33 @@ def _standing(session: Any, counts: Mapping[State, int], asked: int | None) -> t
     return Standing.STOPPED, ended_as
 
 
-def _changed(connection: Connection, study: Any, session: Any, trials: Sequence[Trial]) -> float:
-    """When anything of the study was recorded last."""
-    newest = connection.execute(
-        select(func.max(ROWS.c.time)).where(ROWS.c.study_id == study.study_id)
-    ).scalar_one()
-    times = [study.created, newest, None if session is None else session.seen]
-    times += [time for trial in trials for time in (trial.started, trial.ended)]
-    return float(max(time for time in times if time is not None))
+def _newest_row(connection: Connection, study_id: str) -> Any:
+    """When an evaluation was recorded last; words, where any of the times is damaged."""
+    query = select(func.max(ROWS.c.time)).where(ROWS.c.study_id == study_id)
+    return connection.execute(query).scalar_one()  # SQLite takes any word for more than any number
+
+
+def _figure(column: str, value: Any) -> float:
+    """A number as it is stored; SQLite keeps anything in any column."""
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{column} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def _time(column: str, value: Any) -> float | None:
+    """A time as it is stored, such as a date can be made of; None where there is none."""
+    if value is None:
+        return None
+    if not 0 <= (time := _figure(column, value)) <= LAST_TIME:
+        raise ValueError(f"{column} must be seconds since 1970, got {value!r}")
+    return time
+
+
+def _whole(column: str, value: Any) -> None:
+    if value is not None and (type(value) is not int or value < 0):
+        raise ValueError(f"{column} must be a whole number, got {value!r}")
+
+
+def _text(column: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{column} must be text, got {value!r}")  # noqa: TRY004 - damage

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_ddvae.tuning.listed import Listed, Standing
-from tune_ddvae.tuning.wording import duration, figure, short_names
+from tune_ddvae.tuning.wording import duration, figure, short_names, shown
 
 STYLES = {  # beside words
     Standing.RUNNING: "cyan",
@@ -32,15 +32,16 @@ def show(
         now: Seconds since 1970; for tests.
     """
     if not studies:
-        console.print(Text(f"no study in {where}"), soft_wrap=True)
+        console.print(Text(f"no study in {shown(where)}"), soft_wrap=True)
         return
-    console.print(Text(f"Studies in {where}", style="bold"), soft_wrap=True)
+    console.print(Text(f"Studies in {shown(where)}", style="bold"), soft_wrap=True)
     console.print(table(studies, time.time() if now is None else now))
     reasons = [study for study in studies if study.why]
     if reasons:
         console.print()
     for study in reasons:
-        console.print(Text(f"{study.name}: {' '.join(study.why.split())}"), soft_wrap=True)
+        why = shown(" ".join(study.why.split()))
+        console.print(Text(f"{shown(study.name)}: {why}"), soft_wrap=True)
 
 
 def table(studies: Sequence[Listed], now: float) -> Table:
@@ -51,17 +52,17 @@ def table(studies: Sequence[Listed], now: float) -> Table:
         now: Seconds since 1970.
     """
     has_jobs = any(study.job is not None for study in studies)
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    shown.add_column("study", overflow="fold")
-    shown.add_column("state", no_wrap=True)
-    shown.add_column("trials", no_wrap=True, justify="right")
-    shown.add_column("best", overflow="fold")
-    shown.add_column("last change", no_wrap=True)
+    rows = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    rows.add_column("study", overflow="fold")
+    rows.add_column("state", no_wrap=True)
+    rows.add_column("trials", no_wrap=True, justify="right")
+    rows.add_column("best", overflow="fold")
+    rows.add_column("last change", no_wrap=True)
     if has_jobs:
-        shown.add_column("job", overflow="fold")
+        rows.add_column("job", overflow="fold")
     for study in studies:
         cells = [
-            Text(study.name),
+            Text(shown(study.name)),
             Text(study.standing, style=STYLES.get(study.standing, "")),
             Text(_trials_text(study)),
             Text(_best_text(study)),
@@ -69,8 +70,8 @@ def table(studies: Sequence[Listed], now: float) -> Table:
         ]
         if has_jobs:
             cells.append(Text(_job_text(study)))
-        shown.add_row(*cells)
-    return shown
+        rows.add_row(*cells)
+    return rows
 
 
 def _trials_text(study: Listed) -> str:
@@ -87,7 +88,7 @@ def _best_text(study: Listed) -> str:
     if len(study.rank_by) > 1:
         return f"front of {study.front}"
     (name,) = short_names(study.rank_by).values()
-    return f"{name} {figure(study.best)}"
+    return f"{shown(name)} {figure(study.best)}"
 
 
 def _changed_text(study: Listed, now: float) -> str:
@@ -99,4 +100,4 @@ def _changed_text(study: Listed, now: float) -> str:
 
 
 def _job_text(study: Listed) -> str:
-    return NONE if study.job is None else f"{study.job.id} {study.job.status}"
+    return NONE if study.job is None else shown(f"{study.job.id} {study.job.status}")

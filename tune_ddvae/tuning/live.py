@@ -28,6 +28,7 @@ from tune_ddvae.tuning.trials import (
 
 SAME_ERROR_LIMIT = 3  # trials running that fail alike before the study stops
 UNFIT_LIMIT = 3  # attempts in a row that one machine cannot take before the study stops
+LOST_TOO_OFTEN = ("worker lost", "each trial more often than it may; is memory short?")
 NODE_LOSS_LIMIT = 20  # workers lost with their nodes before a trial fails: it is no one's fault
 NEWEST_KEPT = 2  # checkpoints kept of each trial, beside the best epoch's
 NO_FAULT_OF_THE_TRIAL = frozenset(
@@ -163,22 +164,24 @@ class LiveStudy:
         trial = self.trials[self._attempts.pop(attempt)]
         failure = self._failures.pop(attempt, None)
         if failure is not None:
-            kind, message = failure
-            if kind in NO_FAULT_OF_THE_TRIAL:
+            if failure[0] in NO_FAULT_OF_THE_TRIAL:
                 self._settle(trial)  # it goes on once there is space, or elsewhere
                 return
-            self._alike = [*self._alike, failure] if kind != "DivergedError" else []
-            self._end(trial, State.FAILED, f"{kind}: {message}")
+            self._fail(trial, failure)
         else:
             self._settle(trial)
 
     def lose_attempt(self, attempt: str, reason: str, *, counts: bool = True) -> None:
         """The worker is gone: its trial is handed out again, up to a limit of losses that count."""
         trial = self.trials[self._attempts.pop(attempt)]
-        kind, _ = self._failures.pop(attempt, ("", ""))
+        failure = self._failures.pop(attempt, None)
         self._settle(trial)
-        if trial.state is not State.UNFINISHED or kind == UnfitNodeError.__name__:
-            return  # where a machine is unfit, saving fails too
+        if trial.state is not State.UNFINISHED:
+            return
+        if failure is not None:  # it had said why it ends, and was lost while it saved
+            if failure[0] not in NO_FAULT_OF_THE_TRIAL:
+                self._fail(trial, failure)
+            return
         trial.losses += counts
         self._node_losses[trial.number] += not counts
         limit = self.conditions.loss_limit
@@ -186,6 +189,7 @@ class LiveStudy:
             times = self._node_losses[trial.number]
             self._end(trial, State.FAILED, f"cut off {times} times; last: {reason}")
         elif trial.losses > limit:
+            self._alike = [*self._alike, LOST_TOO_OFTEN]
             self._end(trial, State.FAILED, f"worker lost {trial.losses} times; last: {reason}")
         else:
             self.record.update_trial(trial)
@@ -195,6 +199,11 @@ class LiveStudy:
             )
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _fail(self, trial: Trial, failure: tuple[str, str]) -> None:
+        kind, message = failure
+        self._alike = [*self._alike, failure] if kind != "DivergedError" else []
+        self._end(trial, State.FAILED, f"{kind}: {message}")
 
     def _hand_out(self, trial: Trial) -> Assignment:
         attempt = uuid.uuid4().hex[:12]

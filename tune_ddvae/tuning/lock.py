@@ -5,17 +5,22 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from tune_ddvae.errors import StorageError, StudyLockedError
+from tune_ddvae.tuning.wording import shown
 
 FILE_NAME = "driver.lock"
+NOTE_NAME = "driver.json"  # whose lock it is
 LOOK_S = 0.2  # somebody who only looks whether it is held does so for much less
+LAST_TIME = 253_402_300_799.0  # the last second that a date can name
+Birth = Mapping[str, str | int | float]
 
 
 @contextmanager
@@ -50,7 +55,12 @@ def sole_driver(
             f"{folder} is on a file system without locks ({error}); {elsewhere}"
         ) from error
     try:
-        facts = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+        facts = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": time.time(),
+            "birth": birth_of(os.getpid()),
+        }
         named.write_text(json.dumps(facts), encoding="utf-8")
         yield
     finally:
@@ -61,7 +71,7 @@ def sole_driver(
 def driver_text(host: str, pid: int, started: float) -> str:
     """A driver as a person finds it; ``started`` in seconds since 1970."""
     moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started))
-    return f"process {pid} on {host}, started {moment}"
+    return f"process {pid} on {shown(host)}, started {moment}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,7 @@ class Holder:
     host: str = ""
     pid: int = 0  # unknown
     started: float = 0.0  # seconds since 1970
+    birth: Birth = field(default_factory=dict, compare=False)  # empty: unknown
 
     def __str__(self) -> str:
         """As a person finds it."""
@@ -81,7 +92,46 @@ class Holder:
     @property
     def is_here(self) -> bool:
         """Whether it runs on this host."""
-        return bool(self.pid) and self.host == socket.gethostname()
+        return self.pid > 0 and self.host == socket.gethostname()
+
+
+def birth_of(pid: int) -> Birth:
+    """What tells a process of this host from every other that has, had or will have its number.
+
+    Raises:
+        psutil.Error: There is no such process, or it may not be seen.
+    """
+    return {
+        "boot": _boot_id(),
+        "pid_namespace": _pid_namespace(),  # containers may share a host's name
+        "born": _born(pid),
+    }
+
+
+def _boot_id() -> str:
+    """Of this start of the machine; empty where the system gives none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> int:
+    """That our process numbers are of; 0 where the system has no such spaces."""
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return 0
+
+
+def _born(pid: int) -> float:
+    """When a process was made, the same whoever asks, and whenever."""
+    try:
+        # By the boot's clock: psutil's answer moves when the machine's time is set.
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return psutil.Process(pid).create_time()
+    return float(stat.rpartition(b")")[2].split()[19])
 
 
 def holder_of(folder: Path) -> Holder | None:
@@ -104,13 +154,19 @@ def holder_of(folder: Path) -> Holder | None:
 
 
 def _name_file(folder: Path) -> Path:
-    return folder / "driver.json"
+    return folder / NOTE_NAME
 
 
 def _named(folder: Path) -> Holder:
     """Who wrote its name into the folder last."""
     try:
         facts = json.loads(_name_file(folder).read_text(encoding="utf-8"))
-        return Holder(str(facts["host"]), int(facts["pid"]), float(facts["started"]))
+        host, pid, started = facts["host"], facts["pid"], facts["started"]
+        birth = facts.get("birth", {})  # missing from notes of before it was written
     except (OSError, ValueError, KeyError, TypeError):
         return Holder()
+    is_process = isinstance(host, str) and type(pid) is int and pid > 0
+    is_time = type(started) in (int, float) and 0 <= started <= LAST_TIME
+    if not is_process or not is_time:
+        return Holder()
+    return Holder(host, pid, float(started), birth if isinstance(birth, dict) else {})

@@ -14,10 +14,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,13 +24,12 @@ from typing import TypeVar
 import tune_ddvae
 from tune_ddvae.config import DataConfig
 from tune_ddvae.errors import DdvaeError
-from tune_ddvae.tuning import bucket
 from tune_ddvae.tuning.bucket import Bucket
+from tune_ddvae.tuning.node_facts import Check, DataSeen, Devices, Need, NodeFacts, Space, State
+from tune_ddvae.tuning.storage_probe import PROBE, write_storage
 
 PACKAGES = ("ray", "torch", "numpy")  # beside Python and the project: what numbers rest on
 TRAINABLE = "tune_ddvae.tuning.trainable"  # whatever a worker needs, this imports
-PROBE = ".probe-"  # how the names of files begin that are written only to be read back
-ELSEWHERE = "make it one that can be written to, or name another with --storage"
 GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")  # in /dev: CUDA, ROCm, and Windows' Linux
 GPU_S = 60.0  # torch and its first CUDA call, on a busy machine
 # Each GPU computes something: a driver may list what it cannot use.
@@ -45,83 +42,8 @@ print(json.dumps([torch.cuda.get_device_name(i) for i in range(torch.cuda.device
 MEMORY_LIMIT, MEMORY_USED, MEMORY_STAT = (  # of a container, where there is one
     Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current", "memory.stat")
 )
-Seen = TypeVar("Seen")
-
-
-class State(StrEnum):
-    """How a check came out."""
-
-    GOOD = "good"
-    DOUBTFUL = "doubtful"  # worth a word, and a study would run
-    BAD = "bad"  # a study could not run
-    ABSENT = "absent"  # nothing to check here
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at on one machine."""
-
-    state: State
-    words: str
-    mend: str = ""  # what to do about it
-
-
 UNSEEN = Check(State.BAD, "could not be looked at")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Need:
-    """What to look for on every node; plain data, since it is sent to them."""
-
-    data: tuple[DataConfig, ...] = ()
-    data_dir: str | None = None
-    is_driver: bool = False  # only the driver must have that folder: it hands its files over
-    storage: Path | Bucket | None = None  # a folder is absolute
-    probe: str = ""  # this look's own word, in the names of the files that it leaves in the storage
-
-
-@dataclass(frozen=True)
-class Devices:
-    """The CPUs that a process may use and the GPUs that torch can compute on."""
-
-    num_cpus: int
-    gpus: tuple[str, ...] = ()  # models
-    problem: str = ""  # why GPUs that the machine has cannot be used
-
-
-@dataclass(frozen=True)
-class DataSeen:
-    """One data set on one machine."""
-
-    name: str
-    check: Check
-    checksum: str = ""
-
-
-@dataclass(frozen=True)
-class Space:
-    """Room in one place of a machine."""
-
-    place: str
-    free_bytes: int
-    is_storage: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeFacts:
-    """All that one machine said of itself."""
-
-    host: str
-    versions: Mapping[str, str]  # empty text: not installed
-    digest: str  # of the project's code as it runs there; empty where it cannot be told
-    loading: Check  # of all that trains
-    devices: Devices
-    data: tuple[DataSeen, ...] = ()
-    writing: Check | None = None  # into the storage
-    probe: str = ""  # what this machine wrote there
-    spaces: tuple[Space, ...] = ()
-    free_memory: int | None = None
-    problems: tuple[str, ...] = ()  # what could not be looked at, and why
+Seen = TypeVar("Seen")
 
 
 def look(need: Need) -> NodeFacts:
@@ -252,52 +174,6 @@ def data_checksum(config: DataConfig, data_dir: str | None = None) -> str:
     return data.checksum(config, None if data_dir is None else Path(data_dir))
 
 
-def write_storage(storage: Path | Bucket, name: str) -> Check:
-    """Write a small file of that name into the storage and read it back; nothing above it is made.
-
-    Args:
-        storage: Absolute folder, or a bucket.
-        name: The file's; no other look has it.
-    """
-    try:
-        if isinstance(storage, Bucket):
-            files = bucket.file_system(storage)
-            with bucket.answering(storage), files.open_output_stream(_path(storage, name)) as file:
-                file.write(name.encode())
-        else:
-            (storage / name).write_bytes(name.encode())
-    except DdvaeError as error:
-        return Check(State.BAD, str(error))
-    except (OSError, ImportError) as error:
-        return Check(State.BAD, f"cannot write to {storage}: {_first_line(error)}", ELSEWHERE)
-    if not see_storage(storage, [name]):
-        return Check(State.BAD, f"{storage} does not give back what was written to it", ELSEWHERE)
-    return Check(State.GOOD, "written")
-
-
-def see_storage(storage: Path | Bucket, names: Sequence[str]) -> tuple[str, ...]:
-    """Which of the files that ``write_storage`` wrote, here or on other machines, are read here."""
-    # By their own names and not in a list: what a network file system lists may be old.
-    return tuple(name for name in names if _read(storage, name) == name.encode())
-
-
-def remove_probes(storage: Path | Bucket, word: str) -> None:
-    """Take away the files of one look that are seen here, whichever machine wrote them.
-
-    Args:
-        storage: Absolute folder, or a bucket.
-        word: That look's own.
-    """
-    with suppress(OSError, ImportError):  # out of reach: what cannot be seen stays as it is
-        if isinstance(storage, Bucket):
-            for name in bucket.names_in(storage):
-                if name.startswith(f"{PROBE}{word}"):
-                    bucket.file_system(storage).delete_file(_path(storage, name))
-        else:
-            for path in storage.glob(f"{PROBE}{word}*"):
-                path.unlink(missing_ok=True)
-
-
 def spaces(storage: Path | Bucket | None) -> tuple[Space, ...]:
     """Room where a trial writes on this machine: the storage, if it is a folder, and what is passing."""
     places = [(Path(tempfile.gettempdir()), False)]
@@ -335,23 +211,6 @@ def free_memory() -> int:
 def clock() -> float:
     """What this machine's clock says, in seconds since 1970."""
     return time.time()
-
-
-def _read(storage: Path | Bucket, name: str) -> bytes | None:
-    """What a file in the storage holds; None where it is not seen."""
-    try:
-        if isinstance(storage, Bucket):
-            files = bucket.file_system(storage)
-            with files.open_input_stream(_path(storage, name)) as file:
-                content: bytes = file.read()
-            return content
-        return (storage / name).read_bytes()
-    except (OSError, ImportError):
-        return None
-
-
-def _path(there: Bucket, name: str) -> str:
-    return (there / name).path
 
 
 def _version(name: str) -> str:

@@ -110,6 +110,7 @@ def open_ledger(url: str, name: str) -> Ledger:
             lease = Lease(url, row.study_id, uuid.uuid4().hex)
             undo.callback(lease.release)
             lease.fence(engine)
+        METADATA.create_all(engine)  # those that came after it was made
         ledger = Ledger(engine, row.study_id, lease)
         undo.pop_all()
     return ledger

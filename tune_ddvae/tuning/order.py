@@ -6,13 +6,15 @@ cluster's jobs can read: no password goes along.
 
 import os
 import shlex
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tune_ddvae.catalogue import SEARCH_SPACES, StudyFile, find_study, known_studies
+from tune_ddvae.catalogue import SEARCH_SPACES, StudyFile, known_studies
 from tune_ddvae.errors import ConfigError, StorageError
 from tune_ddvae.tuning import bucket, provenance
 from tune_ddvae.tuning.jobs import Cargo, checked_address
@@ -31,6 +33,16 @@ TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 DATA_VARIABLE = "TUNE_DDVAE_DATA"  # as in data.sources, which loads torch
 # Ray's own Python need not be the first on the head's path.
 PYTHON = ("python3", "-m", "tune_ddvae.tuning.ray_python")
+LOADING_S = 60.0  # most that a study file may take to be read
+_LOADING = """
+import sys
+from tune_ddvae.catalogue import find_study
+from tune_ddvae.errors import ConfigError
+try:
+    find_study(sys.argv[1])
+except ConfigError as error:
+    sys.exit(" ".join(str(error).split()))
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +117,26 @@ class Order:
         """
         return stage(folder, {} if self.is_ours else {self._sent_file: Path(self.file.path)})
 
+    def check_file(self) -> None:
+        """Read the study's file as the job will: from what is sent, with what is installed.
+
+        Raises:
+            ConfigError: It needs what lies elsewhere here; or as ``pack``.
+        """
+        if self.is_ours:
+            return
+        with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+            self.pack(Path(folder))
+            said = _fault_in(self._sent_file, folder)
+        if said is not None:
+            name = str(Path(folder, self._sent_file))
+            raise ConfigError(
+                f"the job would have no more than our own code, the study file {self.file.path} by "
+                "itself and what is installed on the machines, and could not load it: "
+                f"{said.replace(name, Path(name).name)}. Put what it needs into the study file, or into "
+                "a package that is installed on all of them"
+            )
+
 
 def make_order(
     file: StudyFile,
@@ -143,6 +175,13 @@ def make_order(
             f"--submit sends the study to a cluster, which it joins there; got --address {address} too"
         )
     place = _storage(storage, record)
+    environment = _environment(tracking_uri)
+    if bucket.is_address(place) and tracking_uri is None and TRACKING_VARIABLE not in environment:
+        raise ConfigError(
+            f"storage {place} is a bucket, which cannot hold MLflow's database, and the job's own folder "
+            f"is deleted with it: name a server that the cluster reaches with --tracking-uri or "
+            f"{TRACKING_VARIABLE}, or a file by its whole path on the head with --tracking-uri"
+        )
     database = "" if record is None else server_address(record)
     _check_no_password("--record", database, "~/.pgpass")
     if data_dir is not None and not Path(data_dir).is_absolute():
@@ -155,12 +194,35 @@ def make_order(
         options=tuple(options),
         storage=place,
         record=database,
-        environment=_environment(tracking_uri),
+        environment=environment,
         address=server,
     )
-    if not order.is_ours:
-        find_study(file.path)  # there it is read by itself, were it found as a module here
+    order.check_file()
     return order
+
+
+def _fault_in(file: str, folder: str) -> str | None:
+    """Why a study file cannot be loaded in a folder that holds all that is sent; None if it can."""
+    ours = ("PYTHONPATH", "PYTHONSAFEPATH")  # of this shell, and not of the job's
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    try:
+        done = subprocess.run(  # noqa: S603 - our own Python, without a shell
+            [sys.executable, "-c", _LOADING, file],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            text=True,
+            errors="replace",
+            timeout=LOADING_S,
+        )
+    except subprocess.TimeoutExpired:
+        return f"it takes more than {LOADING_S:g} s"
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.strip().splitlines()  # before the last, what the file itself says
+    return lines[-1] if lines else f"it ends Python with exit code {done.returncode}"
 
 
 def _storage(storage: str, record: str | None) -> str:

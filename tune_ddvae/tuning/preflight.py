@@ -18,10 +18,10 @@ from tune_ddvae import data
 from tune_ddvae.config import DataConfig
 from tune_ddvae.data import placing
 from tune_ddvae.errors import DataError, ResourceError, StorageError
-from tune_ddvae.tuning import nodes
+from tune_ddvae.tuning import nodes, storage_probe
 from tune_ddvae.tuning.cluster import Answer, Node, alive_nodes, on_each_node
 from tune_ddvae.tuning.diagnosis import Machine, code_of, devices_of, versions_of
-from tune_ddvae.tuning.nodes import Check, Devices, NodeFacts, State
+from tune_ddvae.tuning.node_facts import Check, Devices, NodeFacts, State
 from tune_ddvae.tuning.place import Place
 from tune_ddvae.tuning.resources import Available, num_fitting
 from tune_ddvae.tuning.trainable import fetching
@@ -83,12 +83,12 @@ def check_storage(storage: Place, on: Collection[Node]) -> None:
     """
     look = uuid.uuid4().hex[:12]
     try:
-        if complaint := _said(nodes.write_storage(storage, f"{nodes.PROBE}{look}")):
+        if complaint := _said(storage_probe.write_storage(storage, f"{storage_probe.PROBE}{look}")):
             raise StorageError(complaint)
         answers = on_each_node(try_storage, storage, look, timeout_s=STORAGE_S, nodes=on)
         refuse(StorageError, problems(answers, lambda _, tried: _unshared(storage, tried)))
     finally:
-        nodes.remove_probes(storage, look)
+        storage_probe.remove_probes(storage, look)
 
 
 def place_data(
@@ -131,10 +131,10 @@ def facts(sees_devices: bool) -> NodeFacts:
 
 def try_storage(storage: Place, look: str) -> Tried:
     """Whether this machine sees the driver's file in the storage, and writes one of its own there."""
-    name = f"{nodes.PROBE}{look}-{uuid.uuid4().hex[:8]}"
+    name = f"{storage_probe.PROBE}{look}-{uuid.uuid4().hex[:8]}"
     return Tried(
-        sees_driver=bool(nodes.see_storage(storage, [f"{nodes.PROBE}{look}"])),
-        writing=nodes.write_storage(storage, name),
+        sees_driver=bool(storage_probe.see_storage(storage, [f"{storage_probe.PROBE}{look}"])),
+        writing=storage_probe.write_storage(storage, name),
         name=name,
     )
 
@@ -189,7 +189,7 @@ def _unshared(storage: Place, tried: Tried) -> str:
         return f"does not see what this machine writes to {storage}; {SHARE}"
     if complaint := _said(tried.writing):
         return complaint
-    if not nodes.see_storage(storage, [tried.name]):
+    if not storage_probe.see_storage(storage, [tried.name]):
         return f"what it writes to {storage} is not seen on this machine; {SHARE}"
     return ""
 

@@ -13,6 +13,7 @@ from tune_ddvae.tuning import provenance
 from tune_ddvae.tuning.finding import Found
 from tune_ddvae.tuning.listed import Listed
 from tune_ddvae.tuning.tracking_names import without_password
+from tune_ddvae.tuning.wording import shown
 
 MODULE = "tune_ddvae.study"
 HIDDEN = "***"  # stands where an address had a password
@@ -97,7 +98,18 @@ def become_study(words: Sequence[str], folder: str) -> NoReturn:
     """Become the study command, in the folder that it was typed in if that is still there.
 
     What lies there is not taken for our own code: that is what runs here.
+
+    Raises:
+        RecordError: The folder is gone, and the words name something in it.
     """
+    is_gone = bool(folder) and not Path(folder).is_dir()
+    within = _relative(words) if is_gone else ""
+    if within:
+        raise RecordError(
+            f"the study was started in {shown(folder)}, which is gone, and {shown(within)} was a path "
+            "from there: start tune_ddvae.study yourself, with the words that it was started with and "
+            "the whole path"
+        )
     paths = [str(Path(tune_ddvae.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     if folder and Path(folder).is_dir():
         os.chdir(folder)
@@ -106,6 +118,28 @@ def become_study(words: Sequence[str], folder: str) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, "-P", "-m", MODULE, *words], environment)  # noqa: S606
+
+
+def _relative(words: Sequence[str]) -> str:
+    """The first of the words that names a file, folder or module by where it was typed."""
+    option = ""
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("-"):
+            option = "" if equals else name
+            said, of = value, name
+        else:
+            said, of, option = word, option, ""
+        if of in FOLDERS:
+            is_path = "://" not in said
+        elif of in DATABASES:
+            is_path = "://" not in said or _is_relative_sqlite(said)
+            said = said if "://" not in said else said.partition(":///")[2]
+        else:  # the study itself; a value of another option is no path
+            is_path = not of.startswith("-") and (said.endswith(".py") or "/" in said or "." in said)
+        if said and is_path and not said.startswith(("/", "~")):
+            return word
+    return ""
 
 
 def command(words: Sequence[str]) -> str:

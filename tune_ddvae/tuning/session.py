@@ -16,10 +16,17 @@ from typing import Any
 
 import optuna
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from tune_ddvae import exit_codes
 from tune_ddvae.config import Value
-from tune_ddvae.errors import StorageAwayError, StorageFullError
+from tune_ddvae.errors import (
+    BrokenOffError,
+    DdvaeError,
+    RecordError,
+    StorageError,
+    StorageFullError,
+)
 from tune_ddvae.spec import StudySpec
 from tune_ddvae.tuning import cluster, disk, engine, provenance, shipping
 from tune_ddvae.tuning.autoscaler import is_infeasible
@@ -102,7 +109,7 @@ def run_session(request: Request, console: Console) -> Ended:
         StudyLockedError: Another driver holds the study.
         RecordError: The record holds another study under this name.
         StorageFullError: The disk was so full that not even the record could be written.
-        StorageAwayError: The bucket stopped answering to Ray itself.
+        BrokenOffError: Record or storage went away in the middle, or could not be written to.
     """
     try:
         return _run_session(request, console)
@@ -111,7 +118,7 @@ def run_session(request: Request, console: Console) -> Ended:
             cause = plain_cause(getattr(error, "orig", None) or error)
             raise StorageFullError(disk.full_text(request.folder, cause)) from error
         if isinstance(request.folder, Bucket) and says_away(str(error)):
-            raise StorageAwayError(
+            raise BrokenOffError(
                 f"storage {request.folder} went away ({plain_cause(error)}); what was recorded is kept, "
                 "and the same command goes on once it answers"
             ) from error
@@ -227,17 +234,43 @@ def _train(request: Request, study: LiveStudy, switch: StopSwitch, console: Cons
     }
     uri, experiment = request.tracking_uri, request.experiment
     tracker = Tracker(study.record, uri, experiment, study.notes.append, extra)
-    try:
-        if not study.is_complete:
-            _run_engine(request, study, switch, console, tracker.wake)
-    except BaseException as error:
-        switch.set(f"stopped by {type(error).__name__}")
-        raise
-    finally:
+
+    def finish() -> Tracked:
         with console.status("bringing MLflow up to date"):
             patience_s = PATIENCE_S if exit_code_of(switch.reason) is None else HASTE_S
-            tracked = tracker.finish(_outcome(study, switch.reason), switch.reason, patience_s)
-    return tracked
+            return tracker.finish(_outcome(study, switch.reason), switch.reason, patience_s)
+
+    try:
+        if not study.is_complete:
+            with _work_left():
+                _run_engine(request, study, switch, console, tracker.wake)
+    except BaseException as error:
+        switch.set(f"stopped by {type(error).__name__}")
+        with suppress(DdvaeError, SQLAlchemyError):  # what ended the study is what is said
+            finish()
+        raise
+    return finish()
+
+
+@contextmanager
+def _work_left() -> Iterator[None]:
+    """Tell what ends a study in the middle from what refuses it before anything is created.
+
+    Raises:
+        BrokenOffError: Record or storage went away, could not be written to, or is another driver's.
+    """
+    try:
+        yield
+    except StorageFullError:
+        raise
+    except (RecordError, StorageError) as error:
+        raise BrokenOffError(str(error)) from error
+    except SQLAlchemyError as error:
+        cause = plain_cause(getattr(error, "orig", None) or error)
+        raise BrokenOffError(
+            f"the record could not be written to ({cause}); what it holds is safe, and the same "
+            "command goes on"
+        ) from error
 
 
 def _run_engine(

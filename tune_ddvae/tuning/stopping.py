@@ -1,7 +1,5 @@
 """Ends the driver of a study from outside, by the signal that it takes its time for, and waits for it."""
 
-import os
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from tune_ddvae.errors import StudyLockedError
 from tune_ddvae.tuning.finding import Found
 from tune_ddvae.tuning.jobs import Job
 from tune_ddvae.tuning.listing import is_held
-from tune_ddvae.tuning.lock import Holder
+from tune_ddvae.tuning.lock import Holder, birth_of
 from tune_ddvae.tuning.order import STOP_S
 from tune_ddvae.tuning.wording import duration
 
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from tune_ddvae.tuning.job_server import JobServer
 
 LOOK_EVERY_S = 0.3
-SLACK_S = 2.0  # a process's start and the driver's own are told by different clocks
 GOES_ON = "what was recorded is kept, and resume goes on with it"
 
 
@@ -91,21 +88,28 @@ def stop_driver(holder: Holder, is_held: Callable[[], bool], at: str) -> Ending:
         at: What is said of where to do it instead.
 
     Raises:
-        StudyLockedError: It is not on this host, or is another user's; names it.
+        StudyLockedError: It is not on this host, is another user's, or may be another process; names it.
     """
     if not holder.is_here:
         raise StudyLockedError(f"the study is held by {holder}, and this is another host: {at}")
     started = time.monotonic()
     try:
+        process = psutil.Process(holder.pid)
         is_there = _is_there(holder)
         if is_there:
-            os.kill(holder.pid, signal.SIGTERM)
-    except (ProcessLookupError, psutil.NoSuchProcess):
+            process.terminate()  # looks once more that it is not another by now
+    except psutil.NoSuchProcess:
         is_there = False
-    except PermissionError as error:
+    except psutil.AccessDenied as error:
         raise StudyLockedError(
             f"the study is held by {holder}, which is another user's: ask them to stop it"
         ) from error
+    if not is_there and not holder.birth and is_held():
+        raise StudyLockedError(
+            f"the study is held by {holder}; whether process {holder.pid} of this host is still that "
+            "one was not recorded, so it is left alone: look at it, and end it yourself with "
+            f"kill -TERM {holder.pid}"
+        )
     if not is_there and is_held():
         raise StudyLockedError(
             f"the study is held by {holder}, which cannot be seen from here (in a container?): {at}"
@@ -120,8 +124,8 @@ def stop_driver(holder: Holder, is_held: Callable[[], bool], at: str) -> Ending:
 
 
 def _is_there(holder: Holder) -> bool:
-    """Whether its process is that one still, and not another of the same number."""
-    return psutil.Process(holder.pid).create_time() <= holder.started + SLACK_S
+    """Whether its process is that one for sure, and not another of the same number."""
+    return bool(holder.birth) and holder.birth == birth_of(holder.pid)
 
 
 def _seconds(since: float) -> float:

@@ -14,6 +14,7 @@ from tune_ddvae.errors import RecordError
 from tune_ddvae.tuning.trials import Decision, Row, State, Trial
 
 METADATA = MetaData()
+PUT_BACK = "Put back a copy from before, or begin anew under another --name"
 
 
 def _key() -> Column[str]:
@@ -184,13 +185,14 @@ def trial_from(row: Any) -> Trial:
 
 
 @contextmanager
-def undamaged(engine: Engine, table: Table, which: str) -> Iterator[None]:
+def undamaged(engine: Engine, table: Table, which: str, advice: str = PUT_BACK) -> Iterator[None]:
     """Refuse what is stored there where it cannot be what we wrote.
 
     Args:
         engine: Of the record.
         table: Where it is stored.
         which: Of its rows, in words.
+        advice: What to do.
 
     Raises:
         RecordError: Names the record, the place in it and what to do.
@@ -200,8 +202,7 @@ def undamaged(engine: Engine, table: Table, which: str) -> Iterator[None]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(
             f"the record {_place(engine)} is damaged: {which} in table {table.name} cannot be read "
-            f"({type(error).__name__}: {error}). Put back a copy from before, or begin anew under "
-            "another --name"
+            f"({type(error).__name__}: {error}). {advice}"
         ) from error
 
 

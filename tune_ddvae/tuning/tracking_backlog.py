@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, FromClause, Select, and_, func, or_, selec
 
 from tune_ddvae.tuning.ledger import Ledger
 from tune_ddvae.tuning.tables import (
+    ASKED,
     CHECKPOINTS,
     ROWS,
     SENT,
@@ -230,6 +231,20 @@ class Backlog:
             .limit(1)
         )
         return next((str(row.ended_as) for row in self._read(query)), None)
+
+    def num_asked(self) -> int | None:
+        """How many trials the last driver was asked for in all; None: without limit, or unknown."""
+        same_driver = (SESSIONS.c.study_id == ASKED.c.study_id) & (
+            SESSIONS.c.token == ASKED.c.token
+        )
+        query = (
+            select(ASKED.c.trials)
+            .join(SESSIONS, same_driver)
+            .where(SESSIONS.c.study_id == self.study.study_id)
+            .order_by(SESSIONS.c.started.desc())
+            .limit(1)
+        )
+        return next((row.trials for row in self._read(query)), None)
 
     def trials(self) -> list[Trial]:
         """All trials without their evaluations, in order of number."""

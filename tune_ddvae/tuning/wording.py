@@ -49,6 +49,12 @@ def plural(noun: str, count: int | float) -> str:
     return noun if count == 1 else f"{noun}s"
 
 
+def shown(text: str) -> str:
+    """The text on one line, harmless to a terminal: what cannot be printed is escaped."""
+    # No surrogate, line break, escape sequence or turn of the writing's direction is printable.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def first_line(doc: str) -> str:
     """The first line of a docstring that says something."""
     return next((line.strip() for line in doc.splitlines() if line.strip()), "")
