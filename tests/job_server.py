@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import ray
@@ -122,10 +122,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, code: int, content: object) -> None:
         text = content if isinstance(content, str) else json.dumps(content)
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(text.encode())))
-        self.end_headers()
-        self.wfile.write(text.encode())
+        with suppress(ConnectionError):  # whoever asked has given up
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(text.encode())))
+            self.end_headers()
+            self.wfile.write(text.encode())
 
 
 def _now() -> int:

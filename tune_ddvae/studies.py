@@ -101,12 +101,14 @@ def stop(name: str, *, storage: str, record: str | None, address: str | None) ->
     """End study NAME as Ctrl-C does, and wait until it has: its job, or its driver on this host."""
     from tune_ddvae.tuning import finding, stopping
     from tune_ddvae.tuning.signals import terminate_cleanly
+    from tune_ddvae.tuning.wording import shown
 
     terminate_cleanly()
     found = finding.find(
         name, storage=storage, record=record, address=address, anywhere=_is_anywhere()
     )
-    with PatientConsole(stderr=True).status(f"waiting for {name} to end", spinner="line"):
+    waiting = Text(f"waiting for {shown(name)} to end")  # a name is no markup
+    with PatientConsole(stderr=True).status(waiting, spinner="line"):
         ending = stopping.stop(found, record)
     click.echo(ending.text)
     sys.exit(ending.exit_code)
@@ -121,16 +123,17 @@ def resume(
 ) -> None:
     """Go on with study NAME by the words of its last start; a job is sent again."""
     from tune_ddvae.tuning import finding, resuming
+    from tune_ddvae.tuning.wording import shown
 
     found = finding.find(
         name, storage=storage, record=record, address=address, anywhere=_is_anywhere()
     )
     study = found.study
     if not found.jobs and study is not None and study.holder is not None:
-        click.echo(f"study {name} is running already: {study.holder}")
+        click.echo(f"study {shown(name)} is running already: {study.holder}")
         sys.exit(exit_codes.COMPLETE)
     words = resuming.resumed_words(found, record=record, tracking_uri=tracking_uri, address=address)
-    PatientConsole(stderr=True).print(Text(resuming.command(words)), soft_wrap=True)
+    PatientConsole(stderr=True).print(Text(shown(resuming.command(words))), soft_wrap=True)
     resuming.become_study(words, "" if study is None or found.jobs else study.folder)
 
 

@@ -221,6 +221,21 @@ def test_an_outage_of_the_bucket_costs_no_trial_anything(s3, server, tmp_path):
     Tracked(machine.folder, "tiny", "tiny").assert_equals(trials)
 
 
+def test_ctrl_c_while_the_bucket_is_away_ends_the_study_as_ever(s3, server, tmp_path):
+    url = server.new_database()
+    machine = Machine(tmp_path / "machine")
+    words = ["--storage", s3.address("interrupted"), "--record", url]
+    with driving(machine.study, machine.folder, *words, *SERIAL, env=machine.env) as driver:
+        assert wait_until(driver, lambda: num_rows_at(url) >= 10)
+        with s3.away() as refusing:
+            assert wait_until(driver, lambda: refusing.num_calls >= 10)
+            driver.send_signal(signal.SIGINT)
+            done = ended(driver, timeout_s=60)
+    assert done.returncode == exit_codes.INTERRUPTED, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Go on with it" in done.stdout
+
+
 def test_a_server_that_takes_calls_and_says_nothing_is_refused_in_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -1,10 +1,16 @@
+import os
+
 import pytest
 
 from tests.job_server import running
 from tests.tuning.test_listing import make
 from tune_ddvae.errors import ConfigError, JobError, RecordError
-from tune_ddvae.tuning.finding import find, where_it_prints
+from tune_ddvae.tuning.finding import Found, find, where_it_prints
 from tune_ddvae.tuning.jobs import Cargo
+from tune_ddvae.tuning.listed import Listed, Standing
+from tune_ddvae.tuning.lock import sole_driver
+from tune_ddvae.tuning.provenance import command
+from tune_ddvae.tuning.storage import slug
 
 
 @pytest.fixture
@@ -76,3 +82,38 @@ def test_where_a_study_prints_that_is_no_job(tmp_path):
     assert "no driver holds it" in text
     assert "python -m tune_ddvae.study simulated" in text
     assert str(tmp_path) in text
+
+
+@pytest.mark.parametrize("words", [["--submit", "http://head:8265"], ["--submit=http://head:8265"]])
+def test_the_logs_of_a_study_that_was_sent_are_asked_of_that_cluster(words):
+    study = Listed(
+        name="a b",
+        standing=Standing.INTERRUPTED,
+        command=command("tune_ddvae.study", ["sparsity", *words, "--quick"]),
+    )
+    text = "\n".join(where_it_prints(Found(study=study)))
+    assert "studies logs 'a b' --address http://head:8265" in text
+    assert "terminal" not in text
+
+
+def test_where_a_running_study_prints_is_said_though_its_record_cannot_be_read(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "record.db").write_bytes(b"no database at all" * 100)
+    with sole_driver(tmp_path / "a"):
+        text = "\n".join(where_it_prints(find("a", storage=str(tmp_path))))
+    assert f"its driver is process {os.getpid()}" in text
+    assert "cannot be read" in text
+
+
+def test_what_is_told_of_a_study_is_one_harmless_line_each():
+    study = Listed(name="a\x1b[2J", standing=Standing.INTERRUPTED, command="x\ny", folder="/\udcff")
+    lines = where_it_prints(Found(study=study))
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_study_that_has_recorded_nothing_yet_is_found_where_a_cluster_is_asked(cluster, tmp_path):
+    folder = tmp_path / slug("A B")
+    folder.mkdir()
+    with sole_driver(folder):
+        found = find("A B", storage=str(tmp_path), address=cluster.address)
+    assert found.study.holder.pid == os.getpid()

@@ -1,3 +1,4 @@
+import asyncio
 import os
 import socket
 import time
@@ -138,3 +139,47 @@ def test_a_log_is_whole(cluster):
 def test_a_job_that_is_not_there_is_said_not_to_be(cluster):
     with pytest.raises(JobError, match="Job a-7 does not exist"):
         JobServer(cluster.address).log("a-7")
+
+
+def test_a_connection_that_breaks_while_a_log_is_followed_is_told_of(cluster, monkeypatch):
+    async def tail(_client, _job_id):
+        yield "one\n"
+        raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+
+    cluster.add("a-1")
+    server, told = JobServer(cluster.address), []
+    monkeypatch.setattr(job_server.JobSubmissionClient, "tail_job_logs", tail)
+    with pytest.raises(
+        JobError, match="the connection to .* broke .*goes on as far as the cluster"
+    ):
+        server.follow("a-1", told.append)
+    assert told == ["one\n"]
+
+
+def test_a_log_that_is_followed_ends_with_its_job(cluster, monkeypatch):
+    async def tail(_client, _job_id):
+        for text in ("one\n", "two\n"):
+            yield text
+
+    server, told = JobServer(cluster.address), []
+    monkeypatch.setattr(job_server.JobSubmissionClient, "tail_job_logs", tail)
+    server.follow("a-1", told.append)
+    assert told == ["one\n", "two\n"]
+
+
+def test_a_head_that_hangs_while_a_log_is_followed_is_given_up(cluster, monkeypatch):
+    async def tail(_client, _job_id):
+        yield "one\n"
+        await asyncio.sleep(60)
+
+    cluster.add("a-1")
+    server = JobServer(cluster.address)
+    monkeypatch.setattr(job_server.JobSubmissionClient, "tail_job_logs", tail)
+    monkeypatch.setattr(job_server, "QUIET_S", 0.1)
+    monkeypatch.setattr(job_server, "ANSWER_S", 0.3)
+
+    def tell(_text: str) -> None:
+        cluster.is_silent = True
+
+    with pytest.raises(JobError, match="does not answer in time"):
+        server.follow("a-1", tell)

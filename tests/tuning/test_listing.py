@@ -1,6 +1,10 @@
+import errno
+import json
+import os
 import shutil
 import sqlite3
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -229,6 +233,98 @@ def test_a_damaged_record_is_an_entry_that_says_so_and_hides_no_other(tmp_path, 
         find_study("a", str(tmp_path))
 
 
+WRONG = {
+    "seen": "UPDATE ddvae_sessions SET seen = 'abc'",
+    "seen beyond dates": "UPDATE ddvae_sessions SET seen = 1e300",
+    "created": "UPDATE ddvae_studies SET created = 'x'",
+    "created before dates": "UPDATE ddvae_studies SET created = -1e300",
+    "rows' time": "UPDATE ddvae_rows SET time = 'zzz'",
+    "started": "UPDATE ddvae_trials SET started = 'x'",
+    "ended": "UPDATE ddvae_trials SET ended = X'00'",
+    "asked": "UPDATE ddvae_asked SET trials = 'many'",
+    "command": "UPDATE ddvae_asked SET command = X'6162'",
+    "name": "UPDATE ddvae_studies SET name = X'6162'",
+    "values": "UPDATE ddvae_trials SET rank_values = '[\"x\", NaN]' WHERE rank_values NOT NULL",
+    "identity": "UPDATE ddvae_studies SET identity = X'00'",
+    "direction": 'UPDATE ddvae_studies SET identity = \'{"record_format": 2, "rank_by/x": 5}\'',
+}
+
+
+@pytest.mark.parametrize("damage", WRONG.values(), ids=WRONG.keys())
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_value_of_the_wrong_kind_is_damage_and_hides_no_other(tmp_path, damage, is_running):
+    make(tmp_path, "a", ended_as="complete")
+    make(tmp_path, "b", ended_as="complete")
+    with sqlite3.connect(tmp_path / "a" / "record.db") as database:
+        database.execute(damage)
+    with sole_driver(tmp_path / "a") if is_running else nullcontext():
+        found = listed(tmp_path)
+    assert found.standing is Standing.UNREADABLE
+    assert "is damaged" in found.why
+    assert json.loads(json.dumps(found.to_json()))["name"] == "a"
+    assert listed(tmp_path, "b").standing is Standing.COMPLETE
+    assert (found.holder is not None) == is_running
+    # What a driver has open is not to be replaced.
+    assert ("Put back a copy" in found.why) != is_running
+    assert ("stop it" in found.why) == is_running
+
+
+@pytest.mark.parametrize("asked", ["is_file", "is_dir"])
+def test_a_folder_that_may_not_be_looked_into_hides_no_other(tmp_path, monkeypatch, asked):
+    make(tmp_path, "b", ended_as="complete")
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    plain = getattr(Path, asked)
+
+    def look(path):
+        if path.is_relative_to(closed) and path != closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return plain(path)
+
+    monkeypatch.setattr(Path, asked, look)
+    found = listed(tmp_path, "closed")
+    assert found.standing is Standing.UNREADABLE
+    assert os.strerror(errno.EACCES) in found.why
+    assert find_study("b", str(tmp_path)).standing is Standing.COMPLETE
+
+
+def test_a_folder_whose_name_is_no_text_hides_no_other(tmp_path):
+    make(tmp_path, "a", trials=1, ended_as="complete")
+    shutil.copytree(tmp_path / "a", Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")))
+    assert listed(tmp_path, "\udcff").standing is Standing.UNREADABLE
+    assert listed(tmp_path).standing is Standing.COMPLETE
+    with pytest.raises(RecordError, match=r"there are: \\udcff, a\."):
+        find_study("\udcfe", str(tmp_path))
+
+
+def test_a_running_study_is_found_though_its_record_cannot_be_read(tmp_path):
+    make(tmp_path, "a b", ended_as="complete")
+    folder = tmp_path / slug("a b")
+    overwrite(folder / "record.db")
+    with sole_driver(folder):
+        found = find_study("a b", str(tmp_path))
+        assert found.standing is Standing.UNREADABLE
+        assert found.holder.pid == os.getpid()
+        assert is_held(found, None)
+    with pytest.raises(RecordError, match="cannot be told anything of"):
+        find_study("a b", str(tmp_path))
+
+
+def test_a_study_that_has_the_very_name_comes_before_a_folder_called_so(tmp_path):
+    make(tmp_path, "a b", ended_as="complete")
+    shutil.copytree(tmp_path / slug("a b"), tmp_path / "moved")
+    overwrite(tmp_path / slug("a b") / "record.db")
+    assert find_study("a b", str(tmp_path)).standing is Standing.COMPLETE
+
+
+def test_a_folder_that_other_work_holds_is_no_study(tmp_path):
+    folder = tmp_path / "training"
+    folder.mkdir()
+    (folder / "losses.json").touch()
+    with sole_driver(folder):
+        assert list_studies(str(tmp_path)) == []
+
+
 def test_trials_without_a_record_are_an_entry_that_says_so(tmp_path):
     make(tmp_path, "a", ended_as="complete")
     (tmp_path / "a" / "record.db").unlink()
@@ -282,8 +378,6 @@ def test_an_unknown_study_lists_those_there_are(tmp_path):
 
 
 def test_every_value_of_the_json_is_plain_and_unrounded(tmp_path):
-    import json
-
     make(tmp_path, "a", ended_as="complete")
     with sole_driver(tmp_path / "a"):
         found = listed(tmp_path)

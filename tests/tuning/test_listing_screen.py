@@ -1,5 +1,6 @@
 import io
 
+import pytest
 from rich.console import Console
 
 from tune_ddvae.tuning.jobs import Cargo, Job
@@ -76,6 +77,17 @@ def test_nothing_is_said_to_be_nothing():
 
 def test_names_are_words_and_no_markup():
     assert "[red]x[/red]" in printed(study(name="[red]x[/red]"))
+
+
+@pytest.mark.parametrize("odd", ["\x1b[2J", "\udcff", "\n", "\r", "\u202e", "\x9b", "\0"])
+def test_nothing_that_is_shown_commands_the_terminal(odd):
+    job = Job(id=f"j{odd}", status="FAILED")
+    text = printed(study(name=f"a{odd}b", why=f"why{odd}not", job=job))
+    text.encode()
+    assert set(text) & set(odd) <= set("\n[2J")
+    escaped = odd.encode("unicode_escape").decode()
+    assert f"a{escaped}b " in text
+    assert study(name=odd).to_json()["name"] == odd
 
 
 def test_a_reason_stays_on_one_line_on_a_narrow_screen():

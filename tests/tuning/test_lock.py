@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tune_ddvae.errors import StorageError, StudyLockedError
-from tune_ddvae.tuning.lock import holder_of, sole_driver
+from tune_ddvae.tuning.lock import birth_of, holder_of, sole_driver
 
 ROOT = Path(__file__).parents[2]
 # Holds the lock with a child of its own alive, as a driver holds it with its workers.
@@ -129,6 +129,29 @@ def test_a_look_finds_the_holder_and_nobody_once_it_has_let_go(tmp_path):
         assert (found.pid, found.is_here) == (os.getpid(), True)
         assert f"process {os.getpid()} on {socket.gethostname()}" in str(found)
     assert holder_of(tmp_path) is None
+
+
+def test_a_driver_notes_what_tells_its_process_from_every_other(holder, tmp_path):
+    found = holder_of(tmp_path)
+    assert found.birth == birth_of(holder.pid)
+    assert found.birth != birth_of(os.getpid())
+    boot_id = Path("/proc/sys/kernel/random/boot_id")
+    if boot_id.exists():
+        assert found.birth["boot"] == boot_id.read_text().strip()
+
+
+@pytest.mark.parametrize("started", ["1e300", "-1", "NaN", "1e999", '"x"', "true"])
+def test_a_start_that_is_no_time_makes_the_holder_unknown(started, tmp_path):
+    with sole_driver(tmp_path):
+        note = f'{{"host": "h", "pid": 5, "started": {started}}}'
+        (tmp_path / "driver.json").write_text(note)
+        assert str(holder_of(tmp_path)) == "an unknown process"
+
+
+def test_a_hosts_name_cannot_command_the_terminal(tmp_path):
+    with sole_driver(tmp_path):
+        (tmp_path / "driver.json").write_text('{"host": "h\\u001b[2J", "pid": 5, "started": 1}')
+        assert "on h\\x1b[2J," in str(holder_of(tmp_path))
 
 
 def test_a_look_takes_no_note_of_a_dead_driver_for_a_live_one(holder, tmp_path):

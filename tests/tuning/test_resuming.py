@@ -10,7 +10,13 @@ from tune_ddvae.tuning.finding import Found
 from tune_ddvae.tuning.jobs import Cargo, Job
 from tune_ddvae.tuning.listed import Listed, Standing
 from tune_ddvae.tuning.provenance import command as command_of
-from tune_ddvae.tuning.resuming import command, resumed_words, study_words, with_options
+from tune_ddvae.tuning.resuming import (
+    become_study,
+    command,
+    resumed_words,
+    study_words,
+    with_options,
+)
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["sparsity", "--quick", "--set", "a/b=c d; $(x)", "--storage", "/old"]
@@ -141,3 +147,41 @@ def test_the_study_command_is_ours_in_any_folder_and_has_the_words_as_they_are(t
         assert done.returncode == 2
         assert said in done.stderr
     assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture
+def became(monkeypatch):
+    calls = []
+
+    def become(*words):
+        calls.append(words)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execve", become)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["lab.py"],
+        ["--quick", "./lab.py"],
+        ["labs/lab.py"],
+        ["sparsity", "--data-dir", "files"],
+        ["sparsity", "--data-dir=../files"],
+        ["sparsity", "--tracking-uri", "sqlite:///runs.db"],
+        ["sparsity", "--tracking-uri", "mlruns"],
+    ],
+)
+def test_paths_from_a_folder_that_is_gone_are_not_taken_from_another(words, tmp_path, became):
+    with pytest.raises(RecordError, match=f"{tmp_path / 'gone'}, which is gone"):
+        become_study(words, str(tmp_path / "gone"))
+    assert not became
+
+
+def test_what_needs_no_folder_goes_on_without_it(tmp_path, became):
+    words = ["sparsity", "--set", "model/prior=x.py", "--data-dir", "/files", "--hours", "0.5"]
+    words += ["--storage", "s3://bucket/x", "--tracking-uri=sqlite:////runs.db", "--name", "a/b"]
+    with pytest.raises(SystemExit):
+        become_study(words, str(tmp_path / "gone"))
+    assert len(became) == 1

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -6,18 +7,18 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.job_server import running
 from tune_ddvae import exit_codes
 from tune_ddvae.errors import StudyLockedError
 from tune_ddvae.tuning import stopping
-from tune_ddvae.tuning.finding import Found
+from tune_ddvae.tuning.finding import Found, find
 from tune_ddvae.tuning.job_server import JobServer
 from tune_ddvae.tuning.listed import Listed, Standing
-from tune_ddvae.tuning.lock import Holder, holder_of
+from tune_ddvae.tuning.lock import Holder, birth_of, holder_of, sole_driver
 from tune_ddvae.tuning.stopping import stop, stop_driver
+from tune_ddvae.tuning.storage import slug
 
 ROOT = Path(__file__).parents[2]
 # Ends as drivers do, or holds on for ever.
@@ -39,10 +40,10 @@ with sole_driver(Path(sys.argv[1])):
 def start(tmp_path):
     drivers = []
 
-    def begin(manner: str = "") -> subprocess.Popen:
+    def begin(manner: str = "", folder: Path = tmp_path) -> subprocess.Popen:
         drivers.append(
             subprocess.Popen(
-                [sys.executable, "-c", DRIVER, str(tmp_path), manner],
+                [sys.executable, "-c", DRIVER, str(folder), manner],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -109,11 +110,60 @@ def test_a_driver_on_another_host_is_named_and_no_process_of_ours_is_touched(mon
 def test_another_process_of_the_same_number_is_not_touched(monkeypatch):
     sent = []
     monkeypatch.setattr(os, "kill", lambda *words: sent.append(words))
-    born = psutil.Process().create_time()
-    holder = Holder(socket.gethostname(), os.getpid(), born - 3600)
-    with pytest.raises(StudyLockedError, match="cannot be seen from here"):
-        stop_driver(holder, lambda: True, "go there")
+    # As new as the driver, older than its note, and each time another for one reason alone.
+    for changed in ({"boot": "another"}, {"pid_namespace": 1}, {"born": 1.0}):
+        birth = {**birth_of(os.getpid()), **changed}
+        holder = Holder(socket.gethostname(), os.getpid(), time.time(), birth)
+        with pytest.raises(StudyLockedError, match="cannot be seen from here"):
+            stop_driver(holder, lambda: True, "go there")
     assert not sent
+
+
+def test_a_note_of_before_births_were_kept_gets_no_process_signalled(start, study, tmp_path):
+    driver = start()
+    note = json.loads((tmp_path / "driver.json").read_text())
+    del note["birth"]
+    (tmp_path / "driver.json").write_text(json.dumps(note))
+    said = f"process {driver.pid} on {socket.gethostname()}.*left alone"
+    with pytest.raises(StudyLockedError, match=said):
+        stop(study(), None)
+    assert driver.poll() is None
+    assert holder_of(tmp_path) is not None
+
+
+@pytest.mark.parametrize("pid", [0, -1, -4242, 1.5, "12", True, None])
+def test_a_number_that_no_process_can_have_is_none(pid, study, tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(os, "kill", lambda *words: sent.append(words))
+    with sole_driver(tmp_path):
+        note = json.loads((tmp_path / "driver.json").read_text())
+        (tmp_path / "driver.json").write_text(json.dumps({**note, "pid": pid}))
+        with pytest.raises(StudyLockedError, match="an unknown process"):
+            stop(study(), None)
+    assert not sent
+
+
+def test_a_driver_whose_record_cannot_be_read_is_ended_too(start, tmp_path):
+    (tmp_path / "record.db").write_bytes(b"no database at all" * 100)
+    driver = start()
+    ending = stop(find(tmp_path.name, storage=str(tmp_path.parent)), None)
+    assert ending.exit_code == exit_codes.COMPLETE
+    assert driver.wait(10) == exit_codes.TERMINATED
+
+
+@pytest.mark.parametrize("has_record", [True, False])
+def test_a_driver_that_has_recorded_nothing_yet_is_ended_by_its_studys_name(
+    has_record, start, tmp_path, monkeypatch
+):
+    name = "Mine, the first"
+    folder = tmp_path / slug(name)
+    folder.mkdir()
+    if has_record:
+        (folder / "record.db").touch()
+    driver = start(folder=folder)
+    ending = stop(find(name, storage=str(tmp_path)), None)
+    assert ending.exit_code == exit_codes.COMPLETE
+    assert driver.wait(10) == exit_codes.TERMINATED
 
 
 def test_a_driver_that_has_just_gone_has_ended(start):

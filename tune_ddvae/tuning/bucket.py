@@ -96,7 +96,7 @@ def bucket_at(address: str) -> Bucket:
     if found is None:
         shown = re.sub(r".*@", "***@", without_password(address), flags=re.DOTALL)
         raise StorageError(
-            f"storage must be a folder or a bucket, {_choices()}, got {shown}; a folder's path that looks "
+            f"storage must be a folder or a bucket, {_choices()}, got {shown}; a path that looks "
             "like an address must begin with / or ./"
         )
     scheme = found["scheme"].lower()

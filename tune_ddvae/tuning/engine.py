@@ -21,6 +21,7 @@ from ray.tune.search import Searcher
 
 from tune_ddvae.errors import StorageFullError
 from tune_ddvae.tuning import cluster, disk
+from tune_ddvae.tuning.bucket import says_away
 from tune_ddvae.tuning.cluster_slots import ClusterSlots, Waiting
 from tune_ddvae.tuning.last_words import heard
 from tune_ddvae.tuning.live import LiveStudy
@@ -60,7 +61,8 @@ def run(
         Exception: What the record or the study's own logic failed with.
     """
     # What Tune logs of a lost worker is a page of its own frames; our note says what happened.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    for name in ("ray.tune", "ray.train"):  # the latter of a bucket that is away
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots.most)
     memory = Memory()
     tuner = tune.Tuner(
@@ -83,7 +85,12 @@ def run(
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except Exception as error:
+        # At its end Tune reads back what we never use: a bucket that is away then takes nothing from us.
+        if not says_away(str(error)) or not (switch.is_set() or study.is_complete):
+            raise
     study.record.flush()
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tune_ddvae.errors import ConfigError, JobError
@@ -78,8 +79,9 @@ def find(
         study = next((study for study in called if study.place[1] in where), None)
     if not jobs and study is None:
         raise JobError(
-            f"the cluster at {address} has no job of a study {name!r}, and there is none in {shown(here[1])}: "
-            "name where it is kept with --storage or --record, or send it with tune_ddvae.study --submit"
+            f"the cluster at {address} has no job of a study {name!r}, and there is none in "
+            f"{shown(here[1])}: name where it is kept with --storage or --record, or send it with "
+            "tune_ddvae.study --submit"
         )
     return Found(study=study, jobs=tuple(jobs), server=server)
 
@@ -111,7 +113,7 @@ def _sent_to(command: str) -> str:
         words = shlex.split(command)
     except ValueError:
         return ""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise((*words, "")):
         name, equals, value = word.partition("=")
         if name == "--submit":
             return value if equals else following

@@ -122,7 +122,13 @@ class JobServer:
             waiting = asyncio.ensure_future(anext(news, None))
             while not (await asyncio.wait({waiting}, timeout=QUIET_S))[0]:
                 await asyncio.to_thread(self.job, job_id)  # raises where the head is gone
-            text = waiting.result()
+            try:
+                text = waiting.result()
+            except (aiohttp.ClientError, RuntimeError) as error:
+                raise JobError(
+                    f"the connection to {self.address} broke ({_last_line(error)}); what runs there goes "
+                    "on as far as the cluster does"
+                ) from error
             if text is None:
                 return
             tell(text)
@@ -143,11 +149,6 @@ class JobServer:
             raise JobError(
                 f"RAY_AUTH_MODE is token, and there is no token here for the cluster at {self.address}: "
                 "set RAY_AUTH_TOKEN to it, or copy the head's ~/.ray/auth_token"
-            ) from error
-        except aiohttp.ClientError as error:
-            raise JobError(
-                f"the connection to {self.address} broke ({_last_line(error)}); what runs there goes on "
-                "as far as the cluster does"
             ) from error
         except (RuntimeError, ValueError, TypeError, KeyError, requests.RequestException) as error:
             raise JobError(

@@ -92,8 +92,8 @@ def find_study(name: str, storage: str, record: str | None = None) -> Listed:
     where = f"storage {place_at(storage)}" if record is None else without_password(record)
     known = ", ".join(sorted(shown(study.name) for study in studies)) or "none"
     raise RecordError(
-        f"unknown study {name!r} in {shown(where)}; there are: {known}. Name where it is with --storage, or "
-        "with --record where its record is on a server"
+        f"unknown study {name!r} in {shown(where)}; there are: {known}. Name where it is with "
+        "--storage, or with --record where its record is on a server"
     )
 
 

@@ -16,6 +16,8 @@ from tune_ddvae.tuning.tracking_names import without_password
 from tune_ddvae.tuning.wording import shown
 
 MODULE = "tune_ddvae.study"
+PATHS = frozenset(("--storage", "--data-dir", "--tracking-uri"))
+NO_PATHS = frozenset(("--set", "--only", "--name", "--address", "--submit", "--record"))
 HIDDEN = "***"  # stands where an address had a password
 
 
@@ -121,25 +123,25 @@ def become_study(words: Sequence[str], folder: str) -> NoReturn:
 
 
 def _relative(words: Sequence[str]) -> str:
-    """The first of the words that names a file, folder or module by where it was typed."""
+    """The first of the words that names a file or folder by where it was typed; empty if none."""
     option = ""
     for word in words:
-        name, equals, value = word.partition("=")
-        if word.startswith("-"):
-            option = "" if equals else name
-            said, of = value, name
-        else:
-            said, of, option = word, option, ""
-        if of in FOLDERS:
-            is_path = "://" not in said
-        elif of in DATABASES:
-            is_path = "://" not in said or _is_relative_sqlite(said)
-            said = said if "://" not in said else said.partition(":///")[2]
-        else:  # the study itself; a value of another option is no path
-            is_path = not of.startswith("-") and (said.endswith(".py") or "/" in said or "." in said)
-        if said and is_path and not said.startswith(("/", "~")):
-            return word
+        name, _, value = word.partition("=")
+        if not word.startswith("-"):
+            name, value = option, word
+        option = word
+        if value and name not in NO_PATHS and _is_relative(value, of=name):
+            return value
     return ""
+
+
+def _is_relative(value: str, of: str) -> bool:
+    kind, is_address, path = value.partition("://")
+    if is_address:
+        return kind.startswith("sqlite") and not path.startswith("//")  # sqlite:////absolute
+    # The study itself may stand behind a flag; it is a path as the catalogue takes one for it.
+    is_path = of in PATHS or value.endswith(".py") or "/" in value
+    return is_path and not value.startswith(("/", "~"))
 
 
 def command(words: Sequence[str]) -> str:
