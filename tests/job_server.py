@@ -149,3 +149,9 @@ def running() -> Iterator[FakeCluster]:
             cluster.is_silent = False
             server.shutdown()
             thread.join()
+
+
+def without_token(monkeypatch) -> None:
+    """Send no token, as where there is none: a Ray that another test has started here made one."""
+    headers = "ray.dashboard.modules.dashboard_sdk.get_auth_headers_if_auth_enabled"
+    monkeypatch.setattr(headers, lambda _: {})

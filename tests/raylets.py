@@ -1,11 +1,12 @@
 """A Ray cluster of several nodes on this machine, in a process of its own: nodes come and go.
 
 with raylets.running(cpus=(2, 2)) as cluster:
-    cluster.address, cluster.add(cpus=1), cluster.remove(node)
+    cluster.address, cluster.env, cluster.add(cpus=1), cluster.remove(node)
 """
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,11 @@ STORE_BYTES = 100_000_000
 
 
 class Cluster:
-    """Talks to the process that the nodes belong to."""
+    """Talks to the process that the nodes belong to; ``env`` is what lets a driver in."""
 
-    def __init__(self, process: subprocess.Popen) -> None:
+    def __init__(self, process: subprocess.Popen, env: dict[str, str]) -> None:
         self._process = process
+        self.env = env
         self.address: str = self._read()
 
     def add(self, cpus: float, gpus: float = 0.0, **env: str) -> int:
@@ -46,16 +48,17 @@ def running(
     cpus: Sequence[float] = (), *, cwd: Path | None = None, env: dict | None = None, **head
 ) -> Iterator[Cluster]:
     """A head that gives no CPU unless told to, and a node for each number of CPUs."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     process = subprocess.Popen(
         [sys.executable, __file__, json.dumps({"num_cpus": 0, **head})],
         cwd=cwd,
-        env={**os.environ, **(env or {})},
+        env={**os.environ, **token, **(env or {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
-        cluster = Cluster(process)
+        cluster = Cluster(process, token)
         for number in cpus:
             cluster.add(number)
         yield cluster

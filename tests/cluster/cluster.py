@@ -16,6 +16,7 @@ from tests.cluster.hosts import ADDRESSES, HEAD, HOME, LAPTOP, ROOT, WORKERS, Ho
 from tests.studies import wait_until
 
 SHIPPED = ROOT / "cluster" / "on-prem.yaml"
+FILE = HOME / "on-prem.yaml"  # the same with our addresses, on the laptop
 ADDRESS = f"{ADDRESSES[HEAD]}:6379"
 DASHBOARD = f"http://{ADDRESSES[HEAD]}:8265"
 LAUNCHING = {"RAY_UP_enable_autoscaler_v2": "0"}
@@ -46,15 +47,26 @@ class Cluster:
         (folder / "auth_token").write_text(secrets.token_hex(32))
         (folder / "auth_token").chmod(0o600)
 
-    def launch(self) -> subprocess.CompletedProcess[str]:
+    def ensure_up(self) -> None:
+        """Start it where it is not; return once the head and both workers are there."""
+        if self.alive() != {host.address for host in (self.head, *self.workers)}:
+            self.launch()
+            self.await_workers()
+
+    def launch(self) -> None:
         """``ray up`` on the laptop, with nothing but the addresses changed."""
         config = yaml.safe_load(SHIPPED.read_text())
         config["provider"]["head_ip"] = self.head.address
         config["provider"]["worker_ips"] = [worker.address for worker in self.workers]
-        path = self.laptop.path(HOME / "on-prem.yaml")
-        path.write_text(yaml.safe_dump(config, sort_keys=False))
-        words = ["ray", "up", "--yes", HOME / "on-prem.yaml"]
-        return self.laptop.run(words, cwd=ROOT, env=LAUNCHING, timeout=200)
+        self.laptop.path(FILE).write_text(yaml.safe_dump(config, sort_keys=False))
+        words = ["ray", "up", "--yes", FILE]
+        done = self.laptop.run(words, cwd=ROOT, env=LAUNCHING, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def stop(self) -> None:
+        """The shipped way to end it."""
+        done = self.laptop.run([SHIPPED.with_name("on-prem-stop.sh"), FILE], cwd=ROOT)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def await_nodes(self, *hosts: Host, timeout_s: float = JOINS_WITHIN_S) -> None:
         """Return once the head and these workers are there, and no other."""

@@ -18,13 +18,16 @@ def hosts():
 
 
 @pytest.fixture(scope="session")
-def cluster(hosts) -> Cluster:
+def the_cluster(hosts) -> Cluster:
     """One cluster for all tests: starting it takes the better part of a minute."""
-    cluster = Cluster(hosts)
-    launched = cluster.launch()
-    assert launched.returncode == 0, launched.stdout + launched.stderr
-    cluster.await_workers()
-    return cluster
+    return Cluster(hosts)
+
+
+@pytest.fixture(scope="module")
+def cluster(the_cluster) -> Cluster:
+    """The cluster with its head and both workers, whatever other tests did to it."""
+    the_cluster.ensure_up()
+    return the_cluster
 
 
 @pytest.fixture(scope="session")

@@ -142,9 +142,14 @@ class Host:
         )
 
     def pids(self, text: str) -> list[int]:
-        """Processes of this host whose command line holds the text, as the host counts."""
-        found = self.run(["pgrep", "-f", "--", text]).stdout
-        return [int(word) for word in found.split()]
+        """Processes of this host whose command line holds the text, as this machine counts."""
+        here = _pid_namespace(self._init)
+        return [
+            process.pid
+            for process in psutil.process_iter(["cmdline"])
+            if text in " ".join(process.info["cmdline"] or ())
+            and _pid_namespace(process.pid) == here
+        ]
 
     def path(self, path: Path | str) -> Path:
         """Where a path below this host's own /tmp or home lies, seen from outside."""
@@ -326,6 +331,13 @@ def inside(process: "subprocess.Popen[str]") -> int:
 def send(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
     """Send a signal to the command that a host runs."""
     os.kill(inside(process), number)
+
+
+def _pid_namespace(pid: int) -> str:
+    try:
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    except OSError:
+        return ""  # it has just ended
 
 
 def _port(host: Host) -> str:

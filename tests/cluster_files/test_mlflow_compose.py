@@ -4,6 +4,7 @@ import re
 import warnings
 
 import pytest
+from sqlalchemy import create_engine
 
 from tests.cluster_files.files import COMPOSE, DOCKERFILE, FOLDER, header, load
 
@@ -81,7 +82,14 @@ def test_no_secret_is_written_into_it():
 def test_the_password_is_on_no_command_line_and_in_no_address():
     assert "PASSWORD" not in repr(SERVER["command"])
     address = SERVER["environment"]["MLFLOW_BACKEND_STORE_URI"]
-    assert re.fullmatch(r"postgresql://mlflow@postgres/mlflow", address)
+    assert address == "postgresql+psycopg2://mlflow@postgres/mlflow"
+
+
+def test_the_database_driver_is_one_that_is_installed():
+    """SQLAlchemy takes another one where the address names none."""
+    driver = create_engine(SERVER["environment"]["MLFLOW_BACKEND_STORE_URI"]).dialect.driver
+    assert driver == "psycopg2"
+    assert f"{driver}-binary" in DOCKERFILE.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -58,10 +58,12 @@ def mlflow(server, tmp_path_factory):
         start_new_session=True,
     )
     try:
-        assert wait_until(process, lambda: answer(port, "/health") == 200, 120)
+        is_up = wait_until(process, lambda: answer(port, "/health") == 200, 120)
+        assert is_up, process.communicate()[0]
         yield port
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 

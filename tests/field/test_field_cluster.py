@@ -48,7 +48,7 @@ def test_workers_run_the_drivers_code_wherever_decoys_lie(workplace, cluster):
     done = subprocess.run(
         [sys.executable, "-P", "-m", "tune_ddvae.study", str(study), *options],
         cwd=elsewhere,
-        env={**os.environ, "TUNE_DDVAE_THREADS": "2", "TUNE_DDVAE_CACHE": str(workplace / "own")},
+        env={**os.environ, **cluster.env, "TUNE_DDVAE_THREADS": "2"},
         capture_output=True,
         text=True,
         timeout=240,
@@ -66,38 +66,38 @@ def test_workers_run_the_drivers_code_wherever_decoys_lie(workplace, cluster):
 def test_what_no_one_node_can_hold_is_refused_naming_asked_and_available(workplace, cluster):
     study = write_tiny(workplace, trials=2, overrides=EPOCHS)
     started = time.monotonic()
-    done = run(study, workplace, "--address", cluster.address, "--cpus-per-trial", 3)
+    words = ("--address", cluster.address, "--cpus-per-trial", 3)
+    done = run(study, workplace, *words, env=cluster.env)
     assert time.monotonic() - started < 60
     assert done.returncode == 2
     assert "asks for 3 CPUs a trial, and there are 2, on one node at most" in done.stderr
     assert not (workplace / "studies" / "tiny").exists()
 
 
-TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 32}
+OPEN = {"RAY_AUTH_MODE": "disabled"}
 
 
 def test_a_driver_and_its_cluster_agree_on_a_token_or_are_told_why_not(workplace, cluster):
     study = write_tiny(workplace, trials=2, overrides=EPOCHS)
-    done = run(study, workplace, "--address", cluster.address, env=TOKEN)
-    assert done.returncode == 2
-    assert "runs without: unset it here" in done.stderr
-    with raylets.running((1,), env=TOKEN) as guarded:
-        words = ("--address", guarded.address)
-        for env, why in (
-            ({"RAY_AUTH_MODE": "disabled"}, "asks for a token: set RAY_AUTH_MODE=token"),
-            ({**TOKEN, "RAY_AUTH_TOKEN": "b" * 32}, "refuses the token that is here"),
-        ):
-            done = run(study, workplace, *words, env=env)
-            assert done.returncode == 2
-            assert why in done.stderr
-        done = run(study, workplace, *words, env=TOKEN)
-        assert done.returncode == 0, done.stderr
+    words = ("--address", cluster.address)
+    for env, why in (
+        (OPEN, "asks for a token: set RAY_AUTH_MODE=token"),
+        ({**cluster.env, "RAY_AUTH_TOKEN": "b" * 32}, "refuses the token that is here"),
+    ):
+        done = run(study, workplace, *words, env=env)
+        assert done.returncode == 2
+        assert why in done.stderr
+    with raylets.running(env=OPEN) as without:
+        done = run(study, workplace, "--address", without.address, env=without.env)
+        assert done.returncode == 2
+        assert "runs without: unset it here" in done.stderr
 
 
 def test_gpus_that_torch_cannot_compute_on_are_refused_before_any_trial(workplace, cluster):
     node = cluster.add(1, gpus=1)
     study = write_tiny(workplace, trials=2, overrides=EPOCHS)
-    done = run(study, workplace, "--address", cluster.address, "--gpus-per-trial", 0.25)
+    words = ("--address", cluster.address, "--gpus-per-trial", 0.25)
+    done = run(study, workplace, *words, env=cluster.env)
     cluster.remove(node)
     assert done.returncode == 2
     assert "Ray gives out 1 GPU, torch can use 0" in done.stderr
@@ -116,6 +116,7 @@ def test_a_node_without_the_data_is_brought_the_drivers(tmp_path, workplace):
             workplace,
             *("--address", cluster.address, "--quick", "--trials", 2, "--epochs", 1, *pins),
             *("--first-rung", "none"),
+            env=cluster.env,
         )
     assert done.returncode == 0, done.stderr
     for cache in caches:
@@ -127,7 +128,7 @@ def test_slots_follow_nodes_that_come_and_go(workplace):
     study = write_tiny(workplace, trials=24)
     with raylets.running((2,)) as cluster:
         words = ("--address", cluster.address, "--cpus-per-trial", 1, "--json")
-        with driving(study, workplace, *words) as driver:
+        with driving(study, workplace, *words, env=cluster.env) as driver:
             assert wait_until(driver, lambda: in_flight(workplace, "tiny") == 2)
             cluster.add(2)
             assert wait_until(driver, lambda: in_flight(workplace, "tiny") == 4)
@@ -144,6 +145,7 @@ def test_a_cluster_without_nodes_is_waited_for_and_then_left_with_work_to_do(wor
     study = write_tiny(workplace, trials=6)
     wait = {"TUNE_DDVAE_CLUSTER_WAIT_S": "8"}
     with raylets.running((1,)) as cluster:
+        wait |= cluster.env
         words = ("--address", cluster.address)
         with driving(study, workplace, *words, env=wait) as driver:
             assert wait_until(driver, lambda: in_flight(workplace, "tiny") > 0)
@@ -211,7 +213,7 @@ def growing(tmp_path):
 def test_a_cluster_that_grows_is_waited_for_and_grows_because_a_trial_waits(workplace, growing):
     study = write_tiny(workplace, trials=8, overrides=EPOCHS)
     words = ("--address", growing.address, "--cpus-per-trial", 1, "--max-concurrent", 3)
-    done = run(study, workplace, *words)
+    done = run(study, workplace, *words, env=growing.env)
     assert done.returncode == 0, done.stderr
     trials = trials_of(workplace, "tiny")
     assert len(trials) == 8
@@ -223,7 +225,8 @@ def test_a_cluster_that_grows_is_waited_for_and_grows_because_a_trial_waits(work
 
 def test_what_no_node_of_a_growing_cluster_holds_is_refused(workplace, growing):
     study = write_tiny(workplace, trials=2, overrides=EPOCHS)
-    done = run(study, workplace, "--address", growing.address, "--cpus-per-trial", 4)
+    words = ("--address", growing.address, "--cpus-per-trial", 4)
+    done = run(study, workplace, *words, env=growing.env)
     assert done.returncode == 2
     assert "asks for 4 CPUs a trial, and there are 2, on one node at most" in done.stderr
 

@@ -168,7 +168,7 @@ def only(answers: dict[str, Answer]) -> Answer:
 def test_every_node_answers_by_its_own_name(ray_address):
     (node,) = alive_nodes()
     assert node.is_head
-    answers = on_each_node(lambda a, b: (a + b, os.getpid()), 1, 2, timeout_s=60)
+    answers = on_each_node(lambda a, b: (a + b, os.getpid()), 1, 2, timeout_s=60.0)
     assert list(answers) == [node.id]
     total, pid = answers[node.id].value
     assert (total, answers[node.id].host) == (3, node.host)
@@ -179,7 +179,7 @@ def test_a_node_that_fails_is_an_answer_in_its_own_words(ray_address):
     def broken() -> None:
         raise DataError("no such file")
 
-    assert only(on_each_node(broken, timeout_s=60)).error == "no such file"
+    assert only(on_each_node(broken, timeout_s=60.0)).error == "no such file"
 
 
 def test_a_node_that_is_silent_is_an_answer_after_the_time_limit(ray_address):
@@ -193,11 +193,11 @@ def test_a_node_that_is_silent_is_an_answer_after_the_time_limit(ray_address):
 
 
 def test_a_node_that_dies_of_it_is_an_answer(ray_address):
-    assert only(on_each_node(lambda: os._exit(7), timeout_s=60)).error
+    assert only(on_each_node(lambda: os._exit(7), timeout_s=60.0)).error
 
 
 def test_no_nodes_no_answers(ray_address):
-    assert on_each_node(os.getpid, timeout_s=1, nodes=()) == {}
+    assert on_each_node(lambda: 0, timeout_s=1.0, nodes=()) == {}
 
 
 def test_a_node_whose_cpus_are_all_taken_answers_too(ray_address):
@@ -209,13 +209,13 @@ def test_a_node_whose_cpus_are_all_taken_answers_too(ray_address):
     cpus = ray.cluster_resources()["CPU"]
     busy = Busy.options(num_cpus=cpus).remote()
     assert ray.get(busy.ready.remote())
-    assert only(on_each_node(lambda: "here", timeout_s=60)).value == "here"
+    assert only(on_each_node(lambda: "here", timeout_s=60.0)).value == "here"
     ray.kill(busy)
 
 
 def test_what_goes_to_every_node_may_be_one_object_of_rays(ray_address):
     reference = ray.put(b"x" * 1000)
-    found = only(on_each_node(lambda parcel: len(ray.get(parcel[0])), [reference], timeout_s=60))
+    found = only(on_each_node(lambda parcel: len(ray.get(parcel[0])), [reference], timeout_s=60.0))
     assert found.value == 1000
 
 
@@ -235,4 +235,4 @@ def test_the_code_of_a_ray_of_our_own_is_ours(ray_address):
 
     import tune_ddvae
 
-    assert Path(only(on_each_node(where, timeout_s=60)).value) == Path(tune_ddvae.__file__)
+    assert Path(only(on_each_node(where, timeout_s=60.0)).value) == Path(tune_ddvae.__file__)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.job_server import TOKEN, running
+from tests.job_server import TOKEN, running, without_token
 from tune_ddvae.errors import ConfigError, JobError
 from tune_ddvae.tuning import job_server
 from tune_ddvae.tuning.job_server import JobServer
@@ -53,7 +53,8 @@ def test_a_head_that_hangs_is_given_up_in_time(cluster, monkeypatch):
     assert time.monotonic() - started < 10
 
 
-def test_a_missing_token_is_asked_for(cluster):
+def test_a_missing_token_is_asked_for(cluster, monkeypatch):
+    without_token(monkeypatch)
     cluster.token = TOKEN
     with pytest.raises(JobError, match="asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH"):
         JobServer(cluster.address)

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from tests.job_server import running
+from tests.job_server import running, without_token
 from tune_ddvae.catalogue import find_study
 from tune_ddvae.errors import JobError
 from tune_ddvae.tuning import job_server
@@ -110,7 +110,8 @@ def test_ids_count_up_and_are_plain_whatever_the_name():
     assert re.fullmatch(r"[a-z0-9-]{1,60}-1", next_id("../Ü " * 50, []))
 
 
-def test_nothing_is_sent_to_a_cluster_that_refuses(cluster):
+def test_nothing_is_sent_to_a_cluster_that_refuses(cluster, monkeypatch):
+    without_token(monkeypatch)
     cluster.token = "0" * 40
     with pytest.raises(JobError, match="asks for a token"):
         submit(order_of(cluster))
