@@ -160,7 +160,7 @@ def test_a_diverged_trial_fails_with_its_reason_and_the_others_finish(workplace,
 def test_one_error_again_and_again_stops_the_study_early(workplace, ray_address):
     study = write_tiny(workplace, trials=9)
     driver_env = {"TUNE_DDVAE_THREADS": "none"}  # every worker refuses it
-    done = run(study, workplace, "--address", "local", "--json", env=driver_env)
+    done = run(study, workplace, "--json", env=driver_env)
     assert done.returncode == exit_codes.WORK_LEFT, done.stderr
     trials = trials_of(workplace, "tiny")
     assert 3 <= len(trials) < 9
