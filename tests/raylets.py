@@ -9,6 +9,7 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,7 +96,11 @@ def serve(head: dict) -> None:
         if what == "add":
             num_cpus, num_gpus, env = words
             os.environ.update(env)
-            nodes.append(raylets.add_node(num_cpus=num_cpus, num_gpus=num_gpus, **common))
+            # Nodes that share this folder take each other's copy of what a driver sends away.
+            own = tempfile.mkdtemp(prefix="raylet-")
+            nodes.append(
+                raylets.add_node(num_cpus=num_cpus, num_gpus=num_gpus, temp_dir=own, **common)
+            )
             for name in env:
                 del os.environ[name]
             tell(len(nodes) - 1)

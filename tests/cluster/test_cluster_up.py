@@ -7,12 +7,12 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(280)]
 RAY_PROCESSES = ("/raylet", "gcs_server", "ray/dashboard", "_private/monitor.py", "ray::")
 # Tries every port that a host listens on, with nothing in hand; prints those that give an answer.
 TRY = """
-import sys, urllib.error, urllib.request
+import http.client, sys, urllib.request
 for address in sys.argv[1:]:
     try:
         with urllib.request.urlopen(f"http://{address}/", timeout=2) as answer:
-            print(address, answer.read(60))
-    except (OSError, ValueError):
+            print(address, answer.read(200))
+    except (OSError, http.client.HTTPException):
         pass
 """
 

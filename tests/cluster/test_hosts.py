@@ -14,6 +14,7 @@ from tests.cluster.hosts import (
     NAMES,
     ROOT,
     WORKERS,
+    Host,
     Hosts,
     inside,
     missing,
@@ -56,7 +57,7 @@ def test_one_folder_is_shared_and_another_is_each_hosts_own(hosts):
 
 def test_a_host_has_its_own_processes(hosts):
     first, second = (hosts[name] for name in WORKERS)
-    sleeper = first.start(["sleep", "997"], stdout=None, stderr=None)
+    sleeper = _sleeper(first)
     try:
         assert len(first.pids("sleep 997")) == 1
         assert second.pids("sleep 997") == []
@@ -75,7 +76,7 @@ def test_a_host_whose_cable_is_pulled_is_out_of_reach_until_it_is_put_back(hosts
 
 def test_a_host_that_is_killed_takes_its_processes_along_and_boots_anew(hosts):
     worker = hosts[WORKERS[1]]
-    sleeper = worker.start(["sleep", "997"], stdout=None, stderr=None)
+    sleeper = _sleeper(worker)
     worker.run(["bash", "-c", "touch ~/kept /tmp/lost"])
     process = psutil.Process(inside(sleeper))
     hosts.kill(worker)
@@ -90,8 +91,7 @@ def test_a_host_that_is_killed_takes_its_processes_along_and_boots_anew(hosts):
 def test_nothing_is_left_of_them():
     before = _everything(psutil.Process())
     with Hosts() as hosts:
-        sleeper = hosts[HEAD].start(["sleep", "997"], stdout=None, stderr=None)
-        inside(sleeper)
+        sleeper = _sleeper(hosts[HEAD])
         everything = [one for one in _everything(psutil.Process()) if one not in before]
     assert len(everything) > len(NAMES)
     assert sleeper.wait(10) == -signal.SIGKILL
@@ -121,6 +121,14 @@ def test_a_command_that_takes_too_long_is_ended_on_its_host(hosts):
     with pytest.raises(subprocess.TimeoutExpired):
         hosts[HEAD].run(["sleep", "997"], timeout=0.5)
     assert hosts[HEAD].pids("sleep 997") == []
+
+
+def _sleeper(host: Host) -> "subprocess.Popen[str]":
+    """A command that runs on the host by now."""
+    sleeper = host.start(["bash", "-c", "echo here; exec sleep 997"], stderr=None)
+    with sleeper.stdout:
+        assert sleeper.stdout.readline() == "here\n"
+    return sleeper
 
 
 def _everything(process: psutil.Process) -> list[psutil.Process]:

@@ -58,11 +58,11 @@ def test_an_autoscaler_outside_of_the_head_is_known_by_its_reports():
 @pytest.fixture
 def monitor(tmp_path):
     """Something that looks like Ray's monitor to who reads the table of processes."""
-    script = tmp_path / "monitor.py"
-    script.write_text("import sys; sys.stdin.read()")
     started = []
 
-    def start(*words: str) -> None:
+    def start(*words: str, name: str = "monitor.py") -> None:
+        script = tmp_path / name
+        script.write_text("import sys; sys.stdin.read()")
         process = subprocess.Popen(
             [sys.executable, str(script), *words], stdin=subprocess.PIPE, cwd=tmp_path
         )
@@ -77,6 +77,7 @@ def monitor(tmp_path):
 
 
 def test_each_cluster_has_its_own_monitor(monitor, tmp_path):
+    monitor("--gcs-address=10.0.0.1:16379", name="log_monitor.py")
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(CLOUD))
     monitor("--gcs-address=10.0.0.1:16379", f"--autoscaling-config={tmp_path / 'cluster.yaml'}")
     monitor("--gcs-address=10.0.0.1:16380")

@@ -21,6 +21,7 @@ from tune_ddvae.tuning.resources import Available, Growth, NodeType
 
 HEAD = "--gcs-address="
 OPTION = "--autoscaling-config="
+SCRIPT = "monitor.py"
 STATUS_S = 10.0  # how long the head may take to say how it stands
 
 
@@ -45,7 +46,7 @@ def find_monitor(port: int) -> Monitor:
     """
     for process in psutil.process_iter(["cmdline"]):
         words: Sequence[str] = process.info["cmdline"] or ()
-        is_monitor = any(word.endswith("monitor.py") for word in words)
+        is_monitor = any(Path(word).name == SCRIPT for word in words)  # log_monitor.py is another
         if is_monitor and any(
             word.startswith(HEAD) and word.endswith(f":{port}") for word in words
         ):
