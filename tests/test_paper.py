@@ -10,7 +10,7 @@ import pytest
 from tune_ddvae import paper, study
 from tune_ddvae.catalogue import find_study
 from tune_ddvae.cli import pins_of
-from tune_ddvae.errors import DataError
+from tune_ddvae.errors import DataError, StorageError
 from tune_ddvae.study import sized_spec
 
 # A command that says so once it can be signalled, and takes longer than 0.3 s to stop.
@@ -61,6 +61,13 @@ def test_missing_data_of_the_last_study_are_refused_before_the_first_one_trains(
     with pytest.raises(DataError, match="must hold the archive of dSprites"):
         paper.main.main(words, standalone_mode=False)
     assert not (tmp_path / "studies").exists()
+
+
+def test_a_bucket_is_refused_and_no_folder_is_called_so(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageError, match="s3://lab/studies.*name a folder"):
+        paper.main.main(["--quick", "--storage", "s3://lab/studies"], standalone_mode=False)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", paper.STUDIES)

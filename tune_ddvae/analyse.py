@@ -61,7 +61,9 @@ def _which(_context: click.Context, _parameter: click.Parameter, text: str) -> s
 @click.option(
     "--tracking-uri", help="MLflow; default MLFLOW_TRACKING_URI, else SQLite in the storage."
 )
-@click.option("--storage", help="Where studies lie, if not where RUN says.  [./studies]")
+@click.option(
+    "--storage", help="Folder or bucket (s3://...) of studies, if not where RUN says.  [./studies]"
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results.")
 @click.option("--no-cuda", is_flag=True, help="Compute on the CPU even where there is a GPU.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

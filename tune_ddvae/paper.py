@@ -16,6 +16,7 @@ from rich.console import Console
 from tune_ddvae import exit_codes
 from tune_ddvae.cli import PatientConsole
 from tune_ddvae.errors import StorageError
+from tune_ddvae.tuning.bucket import is_address
 
 STUDIES = ("sparsity", "clustering", "independence")
 OPENING = "opening"
@@ -57,6 +58,11 @@ def main(
     data_dir: str | None,
 ) -> None:
     """Train the published settings of all three studies and draw every figure of the paper."""
+    if is_address(storage):
+        raise StorageError(
+            f"--storage {storage}: the paper's figures are drawn into a folder of this machine; name a "
+            "folder, or send each study to the bucket with tune_ddvae.study NAME --published"
+        )
     console = PatientConsole()
     place = Path(storage).expanduser().absolute()
     shared = ["--storage", str(place)]

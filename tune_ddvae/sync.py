@@ -17,7 +17,12 @@ missing there."""
 
 @click.command(epilog=EPILOG)
 @click.argument("study")
-@click.option("--storage", default="./studies", show_default=True, help="Where studies are kept.")
+@click.option(
+    "--storage",
+    default="./studies",
+    show_default=True,
+    help="Where studies are kept: a folder, or with --record a bucket (s3://...).",
+)
 @click.option("--record", metavar="URL", help="The record is in this PostgreSQL database.")
 @click.option(
     "--tracking-uri",

@@ -61,7 +61,9 @@ def synced_with(folder: Path, *words: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_sync_leaves_a_study_alone_that_a_driver_holds_on_a_server(workplace, url):
+def test_a_study_that_a_driver_holds_on_a_server_is_left_alone_by_sync_and_ended_by_stop(
+    workplace, url
+):
     study = write_tiny(workplace, trials=2)
     words = ["--epochs", "100000", "--first-rung", "none", "--record", url]
     with driving(study, workplace, *words) as driver:
@@ -69,8 +71,16 @@ def test_sync_leaves_a_study_alone_that_a_driver_holds_on_a_server(workplace, ur
         refused = synced_with(workplace, "--record", url)
         assert refused.returncode == exit_codes.REFUSED
         assert f"another driver holds this study: process {driver.pid} on" in refused.stderr
-        driver.send_signal(signal.SIGINT)
-        assert ended(driver).returncode == exit_codes.INTERRUPTED
+        stopped = subprocess.run(
+            [sys.executable, "-m", "tune_ddvae.studies", "stop", "tiny", "--record", url],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert stopped.returncode == exit_codes.COMPLETE, stopped.stderr
+        assert f"process {driver.pid} on" in stopped.stdout + stopped.stderr
+        assert ended(driver).returncode == exit_codes.TERMINATED
     done = synced_with(workplace, "--record", url)
     assert done.returncode == exit_codes.COMPLETE, done.stderr
     unknown = subprocess.run(

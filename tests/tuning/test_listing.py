@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from tests.tuning.simulated import drive, make_spec, open_study, train
 from tune_ddvae.errors import ConfigError, RecordError, StorageError
@@ -15,7 +16,7 @@ from tune_ddvae.tuning import postgresql
 from tune_ddvae.tuning.jobs import Cargo, Job
 from tune_ddvae.tuning.listed import Standing, with_jobs
 from tune_ddvae.tuning.listing import find_study, is_held, list_studies
-from tune_ddvae.tuning.lock import sole_driver
+from tune_ddvae.tuning.lock import birth_of, sole_driver
 from tune_ddvae.tuning.ranking import pareto_set
 from tune_ddvae.tuning.storage import slug
 from tune_ddvae.tuning.trials import State
@@ -421,6 +422,7 @@ def test_a_database_lists_all_its_studies_and_who_holds_them(database, tmp_path)
         assert found["b"].standing is Standing.RUNNING
         assert found["b"].num_ended == 1
         assert found["b"].holder.is_here
+        assert found["b"].holder.birth == birth_of(os.getpid())
         assert "s3cret" not in str(found["b"].to_json())
         assert is_held(found["b"], database)
     finally:
@@ -431,6 +433,23 @@ def test_a_database_lists_all_its_studies_and_who_holds_them(database, tmp_path)
 
 def listed_on(database: str, name: str):
     return next(study for study in list_studies("", database) if study.name == name)
+
+
+@pytest.mark.parametrize(
+    "change", ["DROP TABLE ddvae_drivers", "UPDATE ddvae_drivers SET birth = 'damaged'"]
+)
+def test_a_holder_whose_process_was_not_recorded_is_listed_all_the_same(
+    database, server, tmp_path, change
+):
+    study = open_study(tmp_path, SPEC, name="a", url=database)
+    try:
+        with server.connected(database) as connection:
+            connection.execute(text(change))
+        holder = listed_on(database, "a").holder
+        assert holder.is_here
+        assert not holder.birth  # hence stop leaves it alone
+    finally:
+        study.record.close()
 
 
 def test_a_lease_that_has_run_out_holds_nothing(database, tmp_path, monkeypatch):

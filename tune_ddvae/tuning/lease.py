@@ -6,6 +6,7 @@ keeps it from changing hands, before it commits. An advisory lock would not do: 
 two drivers write. The server's clock alone decides, so that no other two need agree.
 """
 
+import json
 import os
 import socket
 import threading
@@ -13,15 +14,26 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import Connection, DateTime, Engine, and_, delete, event, func, select, update
+from sqlalchemy import (
+    Connection,
+    DateTime,
+    Engine,
+    and_,
+    delete,
+    event,
+    func,
+    inspect,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from tune_ddvae.errors import StudyLockedError
 from tune_ddvae.tuning import postgresql
-from tune_ddvae.tuning.lock import Holder, driver_text
+from tune_ddvae.tuning.lock import Birth, Holder, birth_of, driver_text
 from tune_ddvae.tuning.postgresql import plain_cause, private_engine
-from tune_ddvae.tuning.tables import LEASES
+from tune_ddvae.tuning.tables import DRIVERS, LEASES, mapping_from
 
 RENEWALS = 6  # in the time that a lease lasts
 
@@ -105,6 +117,12 @@ class Lease:
                     "for it to end, or stop it; one that is dead or frozen loses the study when its "
                     "lease runs out. A copy under another --name may run beside it"
                 )
+            driver = {"token": self.token, "birth": json.dumps(birth_of(os.getpid()))}
+            connection.execute(
+                insert(DRIVERS)
+                .values(study_id=study_id, **driver)
+                .on_conflict_do_update(index_elements=[DRIVERS.c.study_id], set_=driver)
+            )
 
     def _check_held(self, connection: Connection) -> None:
         """Raise unless the lease is held, and keep it from changing hands until the commit."""
@@ -157,9 +175,23 @@ class Lease:
 
 def current_holders(connection: Connection) -> dict[str, Holder]:
     """The drivers that hold studies of a server now, by study id; reads only."""
-    columns = (LEASES.c.study_id, LEASES.c.host, LEASES.c.pid, LEASES.c.started)
-    held = connection.execute(select(*columns).where(LEASES.c.expiry > _NOW))
-    return {row.study_id: Holder(row.host, row.pid, row.started) for row in held}
+    columns = (LEASES.c.study_id, LEASES.c.token, LEASES.c.host, LEASES.c.pid, LEASES.c.started)
+    held = connection.execute(select(*columns).where(LEASES.c.expiry > _NOW)).all()
+    births: dict[str, Birth] = {}
+    if inspect(connection).has_table(DRIVERS.name):  # missing from records of before it was written
+        rows = connection.execute(select(DRIVERS.c.token, DRIVERS.c.birth))
+        births = {row.token: _birth_from(row.birth) for row in rows}
+    return {
+        row.study_id: Holder(row.host, row.pid, row.started, births.get(row.token, {}))
+        for row in held
+    }
+
+
+def _birth_from(text: str) -> Birth:
+    try:
+        return mapping_from(text)
+    except ValueError:
+        return {}  # damaged, hence unknown: whoever would end the process leaves it alone
 
 
 @dataclass(frozen=True)

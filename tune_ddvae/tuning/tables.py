@@ -107,6 +107,15 @@ LEASES = Table(  # on a server: the one driver that may write, until when by the
     Column("started", Float, nullable=False),
     Column("expiry", DateTime(timezone=True), nullable=False),
 )
+DRIVERS = (
+    Table(  # on a server: the process that a lease's driver is, whatever comes to have its number
+        "ddvae_drivers",
+        METADATA,
+        _key(),
+        Column("token", String(32), nullable=False),  # of its lease
+        Column("birth", Text, nullable=False),  # JSON
+    )
+)
 
 
 def insert_new(engine: Engine, table: Table) -> Insert:
