@@ -37,7 +37,7 @@ def ray_address():
     """One Ray for all studies of the tests: starting one takes seconds."""
     import ray
 
-    from tune_ddvae.tuning import cluster
+    from tune_ddvae.tuning.cluster import cluster
 
     cluster.start_ray()
     yield ray.get_runtime_context().gcs_address

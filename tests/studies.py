@@ -16,10 +16,10 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy import create_engine
 
 from tune_ddvae.config import parse_value
-from tune_ddvae.tuning.opening import record_url
-from tune_ddvae.tuning.record import read_trials
-from tune_ddvae.tuning.storage import slug
-from tune_ddvae.tuning.tables import STUDIES
+from tune_ddvae.tuning.record.opening import record_url
+from tune_ddvae.tuning.record.record import read_trials
+from tune_ddvae.tuning.record.tables import STUDIES
+from tune_ddvae.tuning.storage.folders import slug
 from tune_ddvae.tuning.trials import Trial
 
 # Pinwheel, small enough for a trial to take a second: 27 epochs, rungs 1, 3 and 9.

@@ -16,7 +16,8 @@ from tune_ddvae.analyse import main
 from tune_ddvae.config import METRICS, to_flat
 from tune_ddvae.errors import CheckpointError, ConfigError, DdvaeError, StorageError, TrackingError
 from tune_ddvae.training import checkpoint
-from tune_ddvae.tuning import analysing, analysis_files
+from tune_ddvae.tuning.analysing import analysing
+from tune_ddvae.tuning.analysing import files as analysis_files
 
 pytestmark = pytest.mark.timeout(280)
 SPARSITY = {"sparsity/hoyer", "sparsity/hoyer_all", "latent/active_units"}

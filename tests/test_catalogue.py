@@ -10,7 +10,7 @@ from tune_ddvae import exit_codes
 from tune_ddvae.catalogue import find_study, known_studies
 from tune_ddvae.config import METRICS, to_flat, with_overrides
 from tune_ddvae.errors import ConfigError
-from tune_ddvae.tuning.sampling import searched_params
+from tune_ddvae.tuning.search.sampling import searched_params
 
 ROOT = Path(__file__).parents[1]
 # A study file that is right; each mistake is one more line at its end.

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from tests.tuning.machines import VERSIONS, examined
 from tune_ddvae import exit_codes
 from tune_ddvae.doctor import main
-from tune_ddvae.tuning import doctoring
-from tune_ddvae.tuning.node_facts import Check, State
+from tune_ddvae.tuning.cluster.facts import Check, State
+from tune_ddvae.tuning.doctor import doctoring
 
 OTHER_TORCH = {"versions": VERSIONS | {"torch": "2.13.0"}}
 AWAY = Check(State.DOUBTFUL, "MLflow does not answer", "start that server")

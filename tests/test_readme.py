@@ -46,13 +46,17 @@ def test_every_make_target_that_is_named_exists():
         assert re.search(rf"^{name}:", MAKEFILE, re.MULTILINE), name
 
 
-def test_the_tree_names_every_file_of_the_package():
+def test_the_tree_names_every_file_of_the_package_and_no_other():
     tree = README.split("## How it is built")[1].split("```")[1]
-    for path in sorted((ROOT / "tune_ddvae").rglob("*.py")):
-        if path.name not in ("__init__.py", "__main__.py"):
-            assert re.search(rf"^\s*{re.escape(path.name)}\s+\S", tree, re.MULTILINE), path
-    for name in re.findall(r"^\s*(\w+\.py)\s", tree, re.MULTILINE):
-        assert any(ROOT.rglob(name)), name
+    named, folders = set(), []
+    for indent, name, is_folder in re.findall(r"^( *)([\w.]+)(/?)(?:\s|$)", tree, re.MULTILINE):
+        del folders[len(indent) // 2 :]
+        if is_folder:
+            folders.append(name)
+        elif folders and folders[0] == "tune_ddvae":
+            named.add("/".join((*folders, name)))
+    paths = (path.relative_to(ROOT) for path in (ROOT / "tune_ddvae").rglob("*.py"))
+    assert named == {str(path) for path in paths if not path.name.startswith("__")}
 
 
 def test_every_study_is_named():

@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from tests.job_server import TOKEN, running
-from tests.tuning.test_listing import make
+from tests.tuning.studies.test_listing import make
 from tune_ddvae.__main__ import COMMANDS
 from tune_ddvae.studies import main
-from tune_ddvae.tuning import resuming
-from tune_ddvae.tuning.jobs import ADDRESS_VARIABLE, Cargo
-from tune_ddvae.tuning.lock import sole_driver
+from tune_ddvae.tuning.jobs.jobs import ADDRESS_VARIABLE, Cargo
+from tune_ddvae.tuning.storage.lock import sole_driver
+from tune_ddvae.tuning.studies import resuming
 
 ROOT = Path(__file__).parents[1]
 

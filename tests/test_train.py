@@ -28,12 +28,14 @@ from tune_ddvae.spec import StudySize
 from tune_ddvae.training import checkpoint
 from tune_ddvae.training.folder import METRICS_FILE
 from tune_ddvae.training.options import KEYS
-from tune_ddvae.tuning import tracked_run, tracked_training, tracking_check
-from tune_ddvae.tuning.live import Conditions, LiveStudy
-from tune_ddvae.tuning.opening import open_record, record_url
-from tune_ddvae.tuning.tracking import Outcome, sync
+from tune_ddvae.tuning.one_training import tracked_training
+from tune_ddvae.tuning.record.opening import open_record, record_url
+from tune_ddvae.tuning.running.live import Conditions, LiveStudy
+from tune_ddvae.tuning.running.worker import Worker
+from tune_ddvae.tuning.tracking import check as tracking_check
+from tune_ddvae.tuning.tracking import tracked_run
+from tune_ddvae.tuning.tracking.tracking import Outcome, sync
 from tune_ddvae.tuning.trials import State
-from tune_ddvae.tuning.worker import Worker
 
 # Seconds on one core.
 PINWHEEL = ["--model", "pinwheel", "--epochs", "6", "--set", "metrics/iwae_num_points=20"]
@@ -226,7 +228,7 @@ def test_with_and_without_metrics_are_two_trainings():
 
 
 def test_no_cuda_means_the_cpu_where_there_is_a_gpu_too(monkeypatch):
-    from tune_ddvae.tuning import training_session
+    from tune_ddvae.tuning.one_training import session as training_session
 
     monkeypatch.setattr(training_session, "choose_device", lambda: torch.device("meta"))
     code, _ = run(*PINWHEEL, "--no-cuda", "--skip-test")

@@ -127,8 +127,9 @@ def main(
 
 def _run(words: Mapping[str, Any], console: Console, *, as_json: bool) -> int:
     """Analyse, add it to the run if there is one, and show it; the exit code."""
-    from tune_ddvae.tuning import analysing, analysis_screen
-    from tune_ddvae.tuning.analysis_files import add_to_run
+    from tune_ddvae.tuning.analysing import analysing
+    from tune_ddvae.tuning.analysing import screen as analysis_screen
+    from tune_ddvae.tuning.analysing.files import add_to_run
 
     found = analysing.analyse(analysing.Request(**words), console)
     code = exit_codes.NO_SUCCESS if found.facts.get("differing") else exit_codes.COMPLETE

@@ -51,8 +51,8 @@ def main(
     file = None if study is None else find_study(study)
     with _waiting(console) as tell:
         # Ray, MLflow and torch take seconds to load: a wrong word never waits for them.
-        from tune_ddvae.tuning import doctor_screen
-        from tune_ddvae.tuning.doctoring import Question, examine
+        from tune_ddvae.tuning.doctor import screen as doctor_screen
+        from tune_ddvae.tuning.doctor.doctoring import Question, examine
         from tune_ddvae.tuning.signals import terminate_cleanly
 
         terminate_cleanly()

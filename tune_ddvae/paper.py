@@ -16,7 +16,7 @@ from rich.console import Console
 from tune_ddvae import exit_codes
 from tune_ddvae.cli import PatientConsole
 from tune_ddvae.errors import StorageError
-from tune_ddvae.tuning.bucket import is_address
+from tune_ddvae.tuning.storage.bucket import is_address
 
 STUDIES = ("sparsity", "clustering", "independence")
 OPENING = "opening"

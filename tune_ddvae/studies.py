@@ -48,16 +48,17 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def list_command(*, storage: str, record: str | None, address: str | None, as_json: bool) -> None:
     """Every study of a storage, what changed last first; reads only."""
-    from tune_ddvae.tuning import listing, listing_screen
-    from tune_ddvae.tuning.listed import with_jobs
-    from tune_ddvae.tuning.place import place_at
-    from tune_ddvae.tuning.tracking_names import without_password
+    from tune_ddvae.tuning.addresses import without_password
+    from tune_ddvae.tuning.storage.place import place_at
+    from tune_ddvae.tuning.studies import listing
+    from tune_ddvae.tuning.studies import screen as listing_screen
+    from tune_ddvae.tuning.studies.listed import with_jobs
 
     console = make_console(as_json=as_json)
     studies = listing.list_studies(storage, record, may_be_missing=address is not None)
     where = without_password(record) if record is not None else str(place_at(storage))
     if address is not None:
-        from tune_ddvae.tuning.job_server import JobServer
+        from tune_ddvae.tuning.jobs.server import JobServer
 
         studies = with_jobs(studies, JobServer(address).jobs())
         where += f" and at {address}"
@@ -74,8 +75,8 @@ def list_command(*, storage: str, record: str | None, address: str | None, as_js
 @click.option("--follow", is_flag=True, help="Go on until the job ends.")
 def logs(name: str, *, storage: str, record: str | None, address: str | None, follow: bool) -> None:
     """What the newest job of study NAME printed; where to look, if it is no job."""
-    from tune_ddvae.tuning import finding
     from tune_ddvae.tuning.signals import signals_end
+    from tune_ddvae.tuning.studies import finding
 
     found = finding.find(
         name, storage=storage, record=record, address=address, anywhere=_is_anywhere()
@@ -99,8 +100,8 @@ def logs(name: str, *, storage: str, record: str | None, address: str | None, fo
 @_places
 def stop(name: str, *, storage: str, record: str | None, address: str | None) -> None:
     """End study NAME as Ctrl-C does, and wait until it has: its job, or its driver on this host."""
-    from tune_ddvae.tuning import finding, stopping
     from tune_ddvae.tuning.signals import terminate_cleanly
+    from tune_ddvae.tuning.studies import finding, stopping
     from tune_ddvae.tuning.wording import shown
 
     terminate_cleanly()
@@ -122,7 +123,7 @@ def resume(
     name: str, *, storage: str, record: str | None, address: str | None, tracking_uri: str | None
 ) -> None:
     """Go on with study NAME by the words of its last start; a job is sent again."""
-    from tune_ddvae.tuning import finding, resuming
+    from tune_ddvae.tuning.studies import finding, resuming
     from tune_ddvae.tuning.wording import shown
 
     found = finding.find(

@@ -207,8 +207,9 @@ def _run(
     as_json: bool,
 ) -> None:
     # Ray, MLflow and torch take seconds to load: a wrong word never waits for them.
-    from tune_ddvae.tuning import plan_screen, summary_screen
     from tune_ddvae.tuning.assemble import Options, make_plan, make_request
+    from tune_ddvae.tuning.planning import screen as plan_screen
+    from tune_ddvae.tuning.reporting import summary_screen
     from tune_ddvae.tuning.session import run_session
     from tune_ddvae.tuning.signals import terminate_cleanly
 
@@ -242,7 +243,8 @@ def _submit(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    from tune_ddvae.tuning import order, submission, submission_screen
+    from tune_ddvae.tuning.jobs import order, submission
+    from tune_ddvae.tuning.jobs import screen as submission_screen
 
     given = words_given(click.get_current_context(), but=("submit", "dry_run", "as_json"))
     asked = order.make_order(file, name, given, submit=submit, storage=storage, **places)

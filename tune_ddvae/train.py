@@ -139,9 +139,9 @@ def main(
 def _run(request: Mapping[str, Any], console: Console, *, as_json: bool) -> None:
     # torch takes seconds to load: a wrong word never waits for it.
     from tune_ddvae.tuning import provenance
+    from tune_ddvae.tuning.addresses import without_password
+    from tune_ddvae.tuning.one_training.session import Request, run_training
     from tune_ddvae.tuning.signals import terminate_cleanly
-    from tune_ddvae.tuning.tracking_names import without_password
-    from tune_ddvae.tuning.training_session import Request, run_training
 
     terminate_cleanly()
     words = [without_password(word) for word in sys.argv[1:]]
@@ -221,9 +221,9 @@ def _published(setting: str) -> tuple[TrialConfig, Mapping[str, Value]]:
 
 def _repeated(run_id: str, tracking_uri: str | None) -> dict[str, Any]:
     """The configuration of a tracked run, to be trained as far as that came."""
-    from tune_ddvae.tuning.storage import absolute
-    from tune_ddvae.tuning.tracked_run import fetch_run
-    from tune_ddvae.tuning.tracking_check import default_tracking_uri
+    from tune_ddvae.tuning.storage.folders import absolute
+    from tune_ddvae.tuning.tracking.check import default_tracking_uri
+    from tune_ddvae.tuning.tracking.tracked_run import fetch_run
 
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     run = fetch_run(run_id, uri or default_tracking_uri(absolute("./studies")))
@@ -264,7 +264,7 @@ def _name(name: str | None, default: str) -> str:
 
 
 def _folder(save_dir: str | None, name: str) -> Path:
-    from tune_ddvae.tuning.storage import slug
+    from tune_ddvae.tuning.storage.folders import slug
 
     if save_dir is None:
         return Path(FOLDER).absolute() / slug(name, "training")

@@ -8,7 +8,7 @@ import torch
 
 from tests.cluster.cluster import ADDRESS, hidden_behind
 from tune_ddvae import exit_codes
-from tune_ddvae.tuning.node_facts import State
+from tune_ddvae.tuning.cluster.facts import State
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(280)]
 

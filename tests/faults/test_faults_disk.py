@@ -9,7 +9,7 @@ import pytest
 from tests.faults.stricken import NAME, Stricken
 from tests.studies import ended, trials_of
 from tune_ddvae import exit_codes
-from tune_ddvae.tuning.disk import RESERVE_BYTES
+from tune_ddvae.tuning.storage.disk import RESERVE_BYTES
 from tune_ddvae.tuning.trials import State
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]

@@ -29,7 +29,7 @@ from tests.studies import (
 from tune_ddvae import exit_codes
 from tune_ddvae.errors import StorageAwayError
 from tune_ddvae.study import main
-from tune_ddvae.tuning.postgresql import LEASE_S
+from tune_ddvae.tuning.record.postgresql import LEASE_S
 from tune_ddvae.tuning.trials import State
 
 pytestmark = [pytest.mark.field, pytest.mark.timeout(400)]

@@ -247,8 +247,9 @@ def test_what_no_node_of_a_growing_cluster_holds_is_refused(workplace, growing):
 
 SHARES = """
 import json, sys, ray
-from tune_ddvae.tuning import cluster, engine
-from tune_ddvae.tuning.resources import Available, make_slots
+from tune_ddvae.tuning.cluster import cluster
+from tune_ddvae.tuning.running import engine
+from tune_ddvae.tuning.cluster.resources import Available, make_slots
 import os
 os.environ.update(cluster.ENVIRONMENT)
 ray.init(address="local", num_cpus=8, num_gpus=1, include_dashboard=False, log_to_driver=False)

@@ -8,8 +8,8 @@ from sqlalchemy import create_engine
 from tests.mlflow_server import Server
 from tests.studies import Tracked, driving, ended, outcome_of, run, wait_until, write_tiny
 from tune_ddvae import exit_codes
-from tune_ddvae.tuning.record import read_trials
-from tune_ddvae.tuning.tables import STUDIES
+from tune_ddvae.tuning.record.record import read_trials
+from tune_ddvae.tuning.record.tables import STUDIES
 
 pytestmark = [pytest.mark.field, pytest.mark.timeout(600)]
 

@@ -16,8 +16,8 @@ from tests.studies import (
     write_tiny,
 )
 from tune_ddvae import exit_codes
+from tune_ddvae.tuning.running.worker import Worker
 from tune_ddvae.tuning.trials import Assignment, State
-from tune_ddvae.tuning.worker import Worker
 
 pytestmark = [pytest.mark.field, pytest.mark.timeout(280)]
 

@@ -13,9 +13,9 @@ from sqlalchemy import create_engine, text
 from tests.postgres import PASSWORD
 from tests.studies import Tracked, driving, ended, result, run, wait_until, write_tiny
 from tune_ddvae import exit_codes
-from tune_ddvae.tuning.postgresql import LEASE_S
-from tune_ddvae.tuning.record import read_trials
-from tune_ddvae.tuning.tables import STUDIES
+from tune_ddvae.tuning.record.postgresql import LEASE_S
+from tune_ddvae.tuning.record.record import read_trials
+from tune_ddvae.tuning.record.tables import STUDIES
 from tune_ddvae.tuning.trials import State
 
 pytestmark = [pytest.mark.field, pytest.mark.timeout(280)]

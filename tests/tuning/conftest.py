@@ -1,7 +1,7 @@
 import pytest
 
 from tests.tuning.simulated import drive, make_spec, metrics_at, open_study
-from tune_ddvae.tuning import bucket
+from tune_ddvae.tuning.storage import bucket
 
 
 def _measure(config: dict, epoch: int) -> dict[str, float]:

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from tune_ddvae.tuning import diagnosis
-from tune_ddvae.tuning.diagnosis import Machine, Wanted
-from tune_ddvae.tuning.doctoring import Examination
-from tune_ddvae.tuning.node_facts import Check, DataSeen, Devices, NodeFacts, Space, State
-from tune_ddvae.tuning.resources import Available
+from tune_ddvae.tuning.cluster import diagnosis
+from tune_ddvae.tuning.cluster.diagnosis import Machine, Wanted
+from tune_ddvae.tuning.cluster.facts import Check, DataSeen, Devices, NodeFacts, Space, State
+from tune_ddvae.tuning.cluster.resources import Available
+from tune_ddvae.tuning.doctor.doctoring import Examination
 
 HOSTS = ("h0", "h1", "h2")
 VERSIONS = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.14.1+cu130", "numpy": "2.4.6"}

@@ -7,11 +7,11 @@ from rich.console import Console, RenderableType
 
 from search_spaces import sparsity
 from tests.tuning.simulated import metrics_at
-from tune_ddvae.tuning.live import LiveStudy
-from tune_ddvae.tuning.opening import record_url
-from tune_ddvae.tuning.plan import Plan
-from tune_ddvae.tuning.resources import Slots
-from tune_ddvae.tuning.summary import Summary, summarise
+from tune_ddvae.tuning.cluster.resources import Slots
+from tune_ddvae.tuning.planning.plan import Plan
+from tune_ddvae.tuning.record.opening import record_url
+from tune_ddvae.tuning.reporting.summary import Summary, summarise
+from tune_ddvae.tuning.running.live import LiveStudy
 from tune_ddvae.tuning.trials import Report
 
 COMMAND = "python -m tune_ddvae.study simulated --trials 15"

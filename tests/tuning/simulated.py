@@ -20,9 +20,9 @@ from tune_ddvae.config import (
     to_flat,
 )
 from tune_ddvae.spec import Choice, StudySize, StudySpec
-from tune_ddvae.tuning.live import Conditions, LiveStudy
-from tune_ddvae.tuning.opening import open_record, record_url
-from tune_ddvae.tuning.record import Record
+from tune_ddvae.tuning.record.opening import open_record, record_url
+from tune_ddvae.tuning.record.record import Record
+from tune_ddvae.tuning.running.live import Conditions, LiveStudy
 from tune_ddvae.tuning.trials import Assignment, Report, Trial
 
 

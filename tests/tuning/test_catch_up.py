@@ -16,13 +16,13 @@ from tests.tuning.simulated import drive, make_spec, open_study
 from tune_ddvae import exit_codes
 from tune_ddvae.errors import ConfigError, RecordError, StudyLockedError, TrackingError
 from tune_ddvae.sync import main
-from tune_ddvae.tuning import opening
 from tune_ddvae.tuning.catch_up import ENDED_SILENTLY, catch_up
-from tune_ddvae.tuning.lock import sole_driver
-from tune_ddvae.tuning.storage import slug
-from tune_ddvae.tuning.tables import STUDIES
-from tune_ddvae.tuning.tracking import Outcome, Tracker, sync
-from tune_ddvae.tuning.tracking_sync import Sender
+from tune_ddvae.tuning.record import opening
+from tune_ddvae.tuning.record.tables import STUDIES
+from tune_ddvae.tuning.storage.folders import slug
+from tune_ddvae.tuning.storage.lock import sole_driver
+from tune_ddvae.tuning.tracking.sync import Sender
+from tune_ddvae.tuning.tracking.tracking import Outcome, Tracker, sync
 
 TRIALS = 2
 

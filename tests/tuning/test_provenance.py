@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tune_ddvae
-from tests.tuning.test_order import order_of
+from tests.tuning.jobs.test_order import order_of
 from tune_ddvae.tuning import provenance
 
 AS_SOMEONE = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]

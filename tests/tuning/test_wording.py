@@ -1,7 +1,7 @@
 from search_spaces import clustering
 from tests.tuning.simulated import make_spec
 from tune_ddvae.config import to_flat
-from tune_ddvae.tuning.sampling import searched_params
+from tune_ddvae.tuning.search.sampling import searched_params
 from tune_ddvae.tuning.wording import (
     duration,
     figure,

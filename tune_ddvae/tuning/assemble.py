@@ -19,11 +19,23 @@ from tune_ddvae.errors import ConfigError, StorageError
 from tune_ddvae.spec import StudySpec, ends, flat_space
 from tune_ddvae.training.device import choose_device, set_threads
 from tune_ddvae.training.pace import measure_pace, num_parameters
-from tune_ddvae.tuning import disk, provenance
-from tune_ddvae.tuning.cluster import Looker, join_cluster
-from tune_ddvae.tuning.cluster_slots import ClusterSlots, cluster_wait_s, settled
-from tune_ddvae.tuning.opening import check_recorded, num_recorded, record_url
-from tune_ddvae.tuning.place import (
+from tune_ddvae.tuning import provenance
+from tune_ddvae.tuning.cluster.cluster import Looker, join_cluster
+from tune_ddvae.tuning.cluster.preflight import (
+    check_storage,
+    check_versions,
+    place_data,
+    trial_nodes,
+)
+from tune_ddvae.tuning.cluster.resources import Slots, local_resources, make_slots, trial_size
+from tune_ddvae.tuning.cluster.slots import ClusterSlots, cluster_wait_s, settled
+from tune_ddvae.tuning.planning.plan import CHECKPOINTS_KEPT, Plan, checkpoint_bytes
+from tune_ddvae.tuning.record.opening import check_recorded, num_recorded, record_url
+from tune_ddvae.tuning.record.postgresql import is_server, num_on_server, server_address
+from tune_ddvae.tuning.session import Request
+from tune_ddvae.tuning.storage import disk
+from tune_ddvae.tuning.storage.folders import check_name, slug
+from tune_ddvae.tuning.storage.place import (
     Place,
     database_folder,
     free_bytes,
@@ -31,13 +43,7 @@ from tune_ddvae.tuning.place import (
     planned_place,
     tracking_folder,
 )
-from tune_ddvae.tuning.plan import CHECKPOINTS_KEPT, Plan, checkpoint_bytes
-from tune_ddvae.tuning.postgresql import is_server, num_on_server, server_address
-from tune_ddvae.tuning.preflight import check_storage, check_versions, place_data, trial_nodes
-from tune_ddvae.tuning.resources import Slots, local_resources, make_slots, trial_size
-from tune_ddvae.tuning.session import Request
-from tune_ddvae.tuning.storage import check_name, slug
-from tune_ddvae.tuning.tracking import (
+from tune_ddvae.tuning.tracking.tracking import (
     absolute_uri,
     check_tracking,
     default_tracking_uri,

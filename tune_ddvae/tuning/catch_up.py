@@ -6,19 +6,19 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from tune_ddvae.errors import RecordError, TrackingError
-from tune_ddvae.tuning.bucket import bucket_at, is_address
-from tune_ddvae.tuning.ledger import Ledger
-from tune_ddvae.tuning.lock import sole_driver
-from tune_ddvae.tuning.opening import open_ledger, record_url, recorded_names
-from tune_ddvae.tuning.place import Place, database_folder, tracking_folder
-from tune_ddvae.tuning.postgresql import is_server, server_address
-from tune_ddvae.tuning.report_tracking import log_once
-from tune_ddvae.tuning.storage import absolute, slug
-from tune_ddvae.tuning.tracking_backlog import Backlog, Summary, addresses
-from tune_ddvae.tuning.tracking_check import absolute_uri, check_tracking, default_tracking_uri
-from tune_ddvae.tuning.tracking_client import sqlite_path
-from tune_ddvae.tuning.tracking_sync import sync
-from tune_ddvae.tuning.tracking_view import Outcome
+from tune_ddvae.tuning.record.ledger import Ledger
+from tune_ddvae.tuning.record.opening import open_ledger, record_url, recorded_names
+from tune_ddvae.tuning.record.postgresql import is_server, server_address
+from tune_ddvae.tuning.reporting.tracking import log_once
+from tune_ddvae.tuning.storage.bucket import bucket_at, is_address
+from tune_ddvae.tuning.storage.folders import absolute, slug
+from tune_ddvae.tuning.storage.lock import sole_driver
+from tune_ddvae.tuning.storage.place import Place, database_folder, tracking_folder
+from tune_ddvae.tuning.tracking.backlog import Backlog, Summary, addresses
+from tune_ddvae.tuning.tracking.check import absolute_uri, check_tracking, default_tracking_uri
+from tune_ddvae.tuning.tracking.client import sqlite_path
+from tune_ddvae.tuning.tracking.sync import sync
+from tune_ddvae.tuning.tracking.view import Outcome
 from tune_ddvae.tuning.trials import State
 
 ENDED_SILENTLY = "its driver ended without a word: killed, or its machine went down"

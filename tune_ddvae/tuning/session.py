@@ -28,23 +28,26 @@ from tune_ddvae.errors import (
     StorageFullError,
 )
 from tune_ddvae.spec import StudySpec
-from tune_ddvae.tuning import cluster, disk, engine, provenance, shipping
-from tune_ddvae.tuning.autoscaler import is_infeasible
-from tune_ddvae.tuning.bucket import Bucket, says_away
-from tune_ddvae.tuning.cluster_slots import ClusterSlots, Waiting, cluster_wait_s
-from tune_ddvae.tuning.fitness import leave_mark, remove_marks
-from tune_ddvae.tuning.live import Conditions, LiveStudy
-from tune_ddvae.tuning.lock import sole_driver
-from tune_ddvae.tuning.opening import open_record
-from tune_ddvae.tuning.place import Place, database_folder
-from tune_ddvae.tuning.postgresql import is_server, plain_cause
-from tune_ddvae.tuning.progress import Progress
-from tune_ddvae.tuning.resources import Slots
+from tune_ddvae.tuning import provenance
+from tune_ddvae.tuning.cluster import cluster, shipping
+from tune_ddvae.tuning.cluster.autoscaler import is_infeasible
+from tune_ddvae.tuning.cluster.fitness import leave_mark, remove_marks
+from tune_ddvae.tuning.cluster.resources import Slots
+from tune_ddvae.tuning.cluster.slots import ClusterSlots, Waiting, cluster_wait_s
+from tune_ddvae.tuning.record.opening import open_record
+from tune_ddvae.tuning.record.postgresql import is_server, plain_cause
+from tune_ddvae.tuning.reporting.summary import Summary, summarise
+from tune_ddvae.tuning.running import engine
+from tune_ddvae.tuning.running.live import Conditions, LiveStudy
+from tune_ddvae.tuning.running.progress import Progress
 from tune_ddvae.tuning.signals import StopSwitch, exit_code_of, signals_stop
-from tune_ddvae.tuning.summary import Summary, summarise
-from tune_ddvae.tuning.tracking import Outcome, Tracker
-from tune_ddvae.tuning.tracking import Summary as Tracked
-from tune_ddvae.tuning.tracking_view import FOLDER_TAG
+from tune_ddvae.tuning.storage import disk
+from tune_ddvae.tuning.storage.bucket import Bucket, says_away
+from tune_ddvae.tuning.storage.lock import sole_driver
+from tune_ddvae.tuning.storage.place import Place, database_folder
+from tune_ddvae.tuning.tracking.tracking import Outcome, Tracker
+from tune_ddvae.tuning.tracking.tracking import Summary as Tracked
+from tune_ddvae.tuning.tracking.view import FOLDER_TAG
 from tune_ddvae.tuning.trials import State
 
 PATIENCE_S = 30.0  # for a tracking server that is slow to take the last of it
@@ -303,7 +306,7 @@ def _run_engine(
 
 def _report(request: Request, study: LiveStudy, tracked: Tracked, console: Console) -> Place | None:
     """Make the report; whatever happens meanwhile, the study is complete and is shown as that."""
-    from tune_ddvae.tuning.report import report_on  # loads Matplotlib, for this end alone
+    from tune_ddvae.tuning.reporting.report import report_on  # loads Matplotlib, for this end alone
 
     def tell(line: str) -> None:
         console.print(f"warning: {line}", markup=False, soft_wrap=True)

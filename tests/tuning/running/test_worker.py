@@ -1,0 +1,247 @@
+import dataclasses
+import errno
+import faulthandler
+import platform
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.tuning.simulated import flat_base
+from tune_ddvae.errors import CheckpointError
+from tune_ddvae.tuning.running.worker import Watchdog, Worker
+from tune_ddvae.tuning.storage import place
+from tune_ddvae.tuning.storage.bucket import Bucket, bucket_at, delete, upload
+from tune_ddvae.tuning.trials import Assignment
+
+SMALL = {
+    "training/epochs": 3,
+    "training/batch_size": 32,
+    "data/num_train": 64,
+    "data/num_test": 64,
+    "data/num_validation": 64,
+    "model/width": 4,
+    "metrics/iwae_num_samples": 2,
+    "metrics/iwae_num_points": 16,
+}
+
+
+def make_assignment(
+    storage: Path | Bucket, *checkpoints: str, number: int = 0, **changes
+) -> Assignment:
+    config = flat_base() | SMALL | {k.replace("__", "/"): v for k, v in changes.items()}
+    return Assignment(
+        number=number,
+        attempt="a",
+        config=config,
+        checkpoints=checkpoints,
+        storage=str(storage),
+        data_dir=None,
+        num_cpus=1.0,
+        stall_s=600.0,
+    )
+
+
+def test_data_other_than_the_studys_are_refused_by_name(tmp_path):
+    worker = Worker()
+    wanted = dataclasses.replace(make_assignment(tmp_path), data_checksum="0" * 64)
+    worker.assign(wanted)
+    report = worker.step()
+    assert report.error_kind == "UnfitNodeError"
+    assert f"{platform.node()} has other digits data" in report.error
+    assert "study's 0000000000000000" in report.error
+
+
+def numbers(report):
+    return {k: v for k, v in report.metrics.items() if not k.endswith("seconds")}
+
+
+def train(worker: Worker, folder: Path | None = None) -> list:
+    reports = []
+    while not reports or not reports[-1].is_last:
+        reports.append(worker.step())
+        if folder is not None:
+            worker.save(folder / str(reports[-1].epoch))
+    return reports
+
+
+@pytest.fixture
+def straight(tmp_path):
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path))
+    return train(worker, tmp_path)
+
+
+def test_a_trial_goes_on_where_its_checkpoint_stopped(straight, tmp_path):
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path, "1"))
+    again = train(worker)
+    assert [report.epoch for report in again] == [2, 3]
+    assert [numbers(r) for r in again] == [numbers(r) for r in straight[1:]]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "flipped"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(straight, tmp_path, damage):
+    state = tmp_path / "2" / "state.pt"
+    content = bytearray(state.read_bytes())
+    if damage == "missing":
+        shutil.rmtree(tmp_path / "2")
+    else:
+        content[len(content) // 2] ^= 0xFF
+        state.write_bytes(content[: len(content) // 2] if damage == "truncated" else content)
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path, "2", "1"))
+    again = train(worker)
+    assert [report.epoch for report in again] == [2, 3]
+    assert [numbers(r) for r in again] == [numbers(r) for r in straight[1:]]
+    assert "trial 0 passed over a checkpoint" in again[0].notes[0]
+
+
+class InBucket:
+    """The straight trial's checkpoints, in a bucket."""
+
+    def __init__(self, s3, folder: Path) -> None:
+        self.server = s3
+        self.place = bucket_at(s3.address("studies/tiny"))
+        for epoch in "123":
+            upload(folder / epoch, self.place / epoch)
+
+    def worker(self, *checkpoints: str) -> Worker:
+        worker = Worker()
+        worker.assign(make_assignment(self.place, *checkpoints))
+        return worker
+
+
+@pytest.fixture
+def in_bucket(straight, s3, tmp_path):
+    return InBucket(s3, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["none", "truncated", "missing"])
+def test_a_trial_goes_on_from_its_newest_intact_checkpoint_in_a_bucket(
+    damage, straight, in_bucket, tmp_path
+):
+    if damage == "missing":
+        delete(in_bucket.place / "2")
+    elif damage == "truncated":
+        (tmp_path / "2" / "state.pt").write_bytes(b"PK half")
+        upload(tmp_path / "2", in_bucket.place / "2")
+    again = train(in_bucket.worker("2", "1"))
+    expected = straight[1:] if damage != "none" else straight[2:]
+    assert [numbers(r) for r in again] == [numbers(r) for r in expected]
+    passed_over = [str(note) for note in again[0].notes]
+    if damage == "none":
+        assert passed_over == []
+    else:
+        assert (
+            f"passed over a checkpoint: {'no ' * (damage == 'missing')}checkpoint "
+            in (passed_over[0])
+        )
+        assert f"{in_bucket.place.plain}/2" in passed_over[0]
+
+
+def test_an_outage_of_the_bucket_is_waited_for_and_then_told_as_that(in_bucket, monkeypatch):
+    monkeypatch.setattr(place, "RETRY_S", 0.0)
+    monkeypatch.setattr(place, "PATIENCE_S", 0.2)
+    with in_bucket.server.away() as refusing:
+        report = in_bucket.worker("2", "1").step()
+        assert refusing.num_calls > 1
+    assert (report.error_kind, report.is_last) == ("StorageAwayError", True)
+    assert f"storage {in_bucket.place} cannot be used" in report.error
+    assert report.notes == ()
+    assert in_bucket.worker("2", "1").step().epoch == 3
+
+
+def test_an_outage_while_a_checkpoint_is_fetched_is_no_damage_to_it(in_bucket, monkeypatch):
+    monkeypatch.setattr("tune_ddvae.tuning.running.worker.wait_for", lambda *_: None)
+    with in_bucket.server.away():
+        report = in_bucket.worker("2", "1").step()
+    assert (report.error_kind, report.epoch, report.notes) == ("StorageAwayError", 0, ())
+
+
+def test_nothing_of_one_trial_stays_for_the_next(straight, tmp_path):
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path, model__latent_dim=3))
+    train(worker)
+    worker.assign(make_assignment(tmp_path, optimiser__learning_rate=1e6))
+    assert train(worker)[-1].error_kind == "DivergedError"
+    worker.assign(make_assignment(tmp_path))
+    assert [numbers(r) for r in train(worker)] == [numbers(r) for r in straight]
+
+
+def test_an_error_of_our_own_comes_back_as_a_last_report(tmp_path):
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path, optimiser__learning_rate=1e6))
+    report = worker.step()
+    assert report.is_last
+    assert report.error_kind == "DivergedError"
+    assert "epoch 1" in report.error
+    worker.save(tmp_path / "after")
+    assert [path.name for path in (tmp_path / "after").iterdir()] == ["no-checkpoint.txt"]
+
+
+def test_a_disk_too_full_for_a_checkpoint_is_named_as_that(tmp_path, monkeypatch):
+    def full(*args, **facts):
+        raise CheckpointError("cannot write") from OSError(errno.ENOSPC, "No space left on device")
+
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path))
+    assert worker.step().error_kind == ""
+    monkeypatch.setattr("tune_ddvae.tuning.running.worker.checkpoint.save", full)
+    monkeypatch.setattr(Path, "write_text", full)  # not even the note can be written
+    worker.save(tmp_path / "x")
+    monkeypatch.undo()
+    report = worker.step()
+    assert (report.error_kind, report.is_last) == ("StorageFullError", True)
+
+
+def test_a_trial_that_goes_well_leaves_no_last_words(tmp_path):
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path))
+    assert (tmp_path / "trials" / "00000-a" / "last-words.txt").exists()
+    train(worker)
+    worker.assign(make_assignment(tmp_path / "other"))
+    assert not (tmp_path / "trials" / "00000-a" / "last-words.txt").exists()
+
+
+def test_an_error_while_building_is_reported_by_the_first_step(tmp_path):
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path, prior__kind="nonsense"))
+    report = worker.step()
+    assert (report.error_kind, report.is_last, report.epoch) == ("ConfigError", True, 0)
+    assert "prior/kind must be one of" in report.error
+
+
+def test_a_bug_of_ours_says_where_it_is(tmp_path, monkeypatch):
+    def broken(*args):
+        raise KeyError("oops")
+
+    monkeypatch.setattr("tune_ddvae.tuning.running.worker.load", broken)
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path))
+    report = worker.step()
+    assert report.error_kind == "KeyError"
+    assert "(test_worker.py:" in report.error
+
+
+def test_what_was_really_used_is_reported(straight):
+    facts = straight[0].facts
+    assert (facts["device"], facts["threads"]) == ("cpu", 1)
+    assert (facts["prior"], facts["likelihood"], facts["seed"]) == ("normal", "laplace", 0)
+    assert facts["measured_on"] == "validation"
+
+
+def test_the_watchdog_is_armed_at_most_once_a_second(monkeypatch):
+    armed = []
+    monkeypatch.setattr(
+        faulthandler,
+        "dump_traceback_later",
+        lambda s, **how: armed.append((s, how)),
+    )
+    watchdog = Watchdog(600.0)
+    for _ in range(1000):
+        watchdog()
+    assert armed == [(600.0, {"exit": True, "file": 2})]
+    watchdog.rest()
+    watchdog()
+    assert len(armed) == 2

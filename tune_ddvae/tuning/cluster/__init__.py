@@ -1,0 +1,1 @@
+"""Ray on one machine or many: joined, measured, checked."""

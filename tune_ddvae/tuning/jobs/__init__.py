@@ -1,0 +1,1 @@
+"""Studies sent to a cluster as jobs."""

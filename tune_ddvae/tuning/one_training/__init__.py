@@ -1,0 +1,1 @@
+"""A training that no study asked for: what `train` does."""

@@ -1,0 +1,1 @@
+"""What `studies` does: lists, stops and resumes them."""

@@ -1,0 +1,132 @@
+"""Ends the driver of a study from outside, by the signal that it takes its time for, and waits for it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+
+from tune_ddvae import exit_codes
+from tune_ddvae.errors import StudyLockedError
+from tune_ddvae.tuning.jobs.jobs import Job
+from tune_ddvae.tuning.jobs.order import STOP_S
+from tune_ddvae.tuning.storage.lock import Holder, birth_of
+from tune_ddvae.tuning.studies.finding import Found
+from tune_ddvae.tuning.studies.listing import is_held
+from tune_ddvae.tuning.wording import duration
+
+if TYPE_CHECKING:
+    from tune_ddvae.tuning.jobs.server import JobServer
+
+LOOK_EVERY_S = 0.3
+GOES_ON = "what was recorded is kept, and resume goes on with it"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What became of a driver that was to end.
+
+    Attributes:
+        text: For people.
+        exit_code: COMPLETE if it has ended by itself, WORK_LEFT if it was killed or has not ended.
+    """
+
+    text: str
+    exit_code: int
+
+
+def stop(found: Found, record: str | None) -> Ending:
+    """End a study's job or driver, and wait until it has ended; if it does not run, say so.
+
+    Args:
+        found: The study.
+        record: Address of the database that its record is in, if that is on a server.
+
+    Raises:
+        JobError: The cluster does not answer.
+        StudyLockedError: Its driver cannot be reached from here; says where it is.
+    """
+    job = next((job for job in found.jobs if job.is_live), None)
+    if job is not None and found.server is not None:
+        return stop_job(found.server, job)
+    study = found.study
+    if study is not None and study.holder is not None:
+        at = "run this there, or with the --address of the cluster that it was sent to"
+        return stop_driver(study.holder, lambda: is_held(study, record), at)
+    return Ending(f"it does not run: {GOES_ON}", exit_codes.COMPLETE)
+
+
+def stop_job(server: "JobServer", job: Job) -> Ending:
+    """Have the cluster end a job, and wait until it has.
+
+    Raises:
+        JobError: The cluster does not answer.
+    """
+    started = time.monotonic()
+    if not server.stop(job.id):
+        return Ending(f"job {job.id} had ended already: {GOES_ON}", exit_codes.COMPLETE)
+    # Ray kills it after that time; and then needs a moment to say so.
+    while (is_live := server.job(job.id).is_live) and _seconds(started) < STOP_S + 15:
+        time.sleep(LOOK_EVERY_S)
+    took = _seconds(started)
+    if is_live:
+        text = f"job {job.id} has not ended within {duration(took)}; it was asked to, and may still"
+        return Ending(text, exit_codes.WORK_LEFT)
+    if took >= STOP_S:
+        text = f"job {job.id} did not end within {STOP_S} s and was killed: {GOES_ON}"
+        return Ending(text, exit_codes.WORK_LEFT)
+    return Ending(f"job {job.id} ended within {duration(took)}: {GOES_ON}", exit_codes.COMPLETE)
+
+
+def stop_driver(holder: Holder, is_held: Callable[[], bool], at: str) -> Ending:
+    """Ask a driver on this host to end, and wait until it has let go of its study.
+
+    Args:
+        holder: The driver.
+        is_held: Whether it still holds its study.
+        at: What is said of where to do it instead.
+
+    Raises:
+        StudyLockedError: It is not on this host, is another user's, or may be another process; names it.
+    """
+    if not holder.is_here:
+        raise StudyLockedError(f"the study is held by {holder}, and this is another host: {at}")
+    started = time.monotonic()
+    try:
+        process = psutil.Process(holder.pid)
+        is_there = _is_there(holder)
+        if is_there:
+            process.terminate()  # looks once more that it is not another by now
+    except psutil.NoSuchProcess:
+        is_there = False
+    except psutil.AccessDenied as error:
+        raise StudyLockedError(
+            f"the study is held by {holder}, which is another user's: ask them to stop it"
+        ) from error
+    if not is_there and not holder.birth and is_held():
+        raise StudyLockedError(
+            f"the study is held by {holder}; whether process {holder.pid} of this host is still that "
+            "one was not recorded, so it is left alone: look at it, and end it yourself with "
+            f"kill -TERM {holder.pid}"
+        )
+    if not is_there and is_held():
+        raise StudyLockedError(
+            f"the study is held by {holder}, which cannot be seen from here (in a container?): {at}"
+        )
+    while (still := is_held()) and _seconds(started) < STOP_S:
+        time.sleep(LOOK_EVERY_S)
+    took = _seconds(started)
+    if still:
+        text = f"{holder} has not ended within {duration(took)}; it was asked to, and may still"
+        return Ending(text, exit_codes.WORK_LEFT)
+    return Ending(f"{holder} ended within {duration(took)}: {GOES_ON}", exit_codes.COMPLETE)
+
+
+def _is_there(holder: Holder) -> bool:
+    """Whether its process is that one for sure, and not another of the same number."""
+    return bool(holder.birth) and holder.birth == birth_of(holder.pid)
+
+
+def _seconds(since: float) -> float:
+    return time.monotonic() - since
