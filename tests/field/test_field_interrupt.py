@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 from pathlib import Path
 
 import psutil
@@ -139,6 +140,29 @@ def test_sigterm_leaves_nothing_running_and_no_process(workplace):
     tracked.assert_equals([trial])
     assert tracked.parent.info.status == "KILLED"
     assert tracked.parent.data.tags["reason"] == "terminated"
+
+
+def test_sigterm_ends_a_study_in_time_whose_record_somebody_has_locked(workplace):
+    study, num_epochs = write_tiny(workplace, trials=1), 400
+    words = ("--epochs", str(num_epochs), "--first-rung", "none")
+    with driving(study, workplace, *words) as driver:
+        assert wait_until(driver, lambda: num_rows(workplace, "tiny") >= CUT_AFTER)
+        left = psutil.Process(driver.pid).children(recursive=True)
+        holder = sqlite3.connect(record_path(workplace, "tiny") / "record.db", isolation_level=None)
+        holder.execute("BEGIN EXCLUSIVE")
+        driver.send_signal(signal.SIGTERM)
+        done = ended(driver, MOST_S)
+        holder.close()
+    assert done.returncode == exit_codes.TERMINATED, done.stderr
+    assert "terminated: record, storage or Ray did not let go within 28 s" in done.stderr
+    _, alive = psutil.wait_procs(left, timeout=10)
+    assert alive == []
+    assert CUT_AFTER <= num_rows(workplace, "tiny") < num_epochs
+    done = run(study, workplace, *words)
+    assert done.returncode == exit_codes.COMPLETE, done.stderr
+    (trial,) = trials_of(workplace, "tiny")
+    assert list(trial.rows) == list(range(1, num_epochs + 1))
+    Tracked(workplace, "tiny", "tiny").assert_equals([trial])
 
 
 def test_sigterm_while_ray_starts_leaves_nothing_either(workplace):

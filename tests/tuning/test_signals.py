@@ -1,17 +1,32 @@
 import contextlib
+import os
 import signal
+import sqlite3
+import subprocess
+import sys
+import threading
 
 import pytest
 
 from tune_ddvae import exit_codes
 from tune_ddvae.tuning.signals import (
     StopSwitch,
+    ending_in_time,
     exit_code_of,
     signals_end,
     signals_stop,
     terminate_cleanly,
 )
 
+# Hangs where no signal reaches it, as a thread does that waits for a lock of SQLite's.
+HANGING = """
+import sqlite3, sys
+from tune_ddvae.tuning.signals import StopSwitch, ending_in_time, signals_stop
+with ending_in_time(float(sys.argv[2])), signals_stop(StopSwitch()):
+    database = sqlite3.connect(sys.argv[1], timeout=60)
+    print("waiting", flush=True)
+    database.execute("BEGIN IMMEDIATE")
+"""
 KEPT = "what was recorded is kept; the same command goes on"
 SIGNALS = [
     (signal.SIGINT, "interrupted", exit_codes.INTERRUPTED),
@@ -47,6 +62,32 @@ def test_a_second_signal_ends_the_process_at_once_with_its_own_code(number, reas
     assert ended.value.code == code
     assert ended.value.__notes__ == [f"{reason}: {KEPT}"]
     assert switch.reason == "interrupted"
+
+
+@pytest.mark.parametrize(("number", "reason", "code"), SIGNALS)
+def test_what_hangs_is_ended_all_the_same_and_says_so(number, reason, code, tmp_path):
+    holder = sqlite3.connect(tmp_path / "record.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    command = [sys.executable, "-c", HANGING, str(tmp_path / "record.db"), "0.2"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as driver:
+        assert driver.stdout.readline() == "waiting\n"
+        driver.send_signal(number)
+        said = driver.communicate(timeout=30)[1]
+    holder.close()
+    assert driver.returncode == code
+    assert said.startswith(f"{reason}: record, storage or Ray did not let go within 0.2 s")
+    assert KEPT in said
+
+
+def test_an_end_in_time_calls_the_hard_end_off(monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda _code: ended.set())
+    with ending_in_time(0.05), signals_stop(StopSwitch()):
+        signal.raise_signal(signal.SIGINT)
+    assert not ended.wait(0.2)
+    assert signal.set_wakeup_fd(-1) == -1
+    assert [thread.name for thread in threading.enumerate() if thread.name == "end"] == []
 
 
 def test_an_exit_that_ray_makes_of_the_second_signal_keeps_the_signals_code():

@@ -40,7 +40,7 @@ from tune_ddvae.tuning.reporting.summary import Summary, summarise
 from tune_ddvae.tuning.running import engine
 from tune_ddvae.tuning.running.live import Conditions, LiveStudy
 from tune_ddvae.tuning.running.progress import Progress
-from tune_ddvae.tuning.signals import StopSwitch, exit_code_of, signals_stop
+from tune_ddvae.tuning.signals import StopSwitch, ending_in_time, exit_code_of, signals_stop
 from tune_ddvae.tuning.storage import disk
 from tune_ddvae.tuning.storage.bucket import Bucket, says_away
 from tune_ddvae.tuning.storage.lock import sole_driver
@@ -132,7 +132,7 @@ def _run_session(request: Request, console: Console) -> Ended:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not isinstance(request.folder, Bucket):
         request.folder.mkdir(parents=True, exist_ok=True)
-    with _held(request), _open_study(request) as study:
+    with ending_in_time(), _held(request), _open_study(request) as study:
         switch = StopSwitch()
         started = time.monotonic()
         if study.is_complete:

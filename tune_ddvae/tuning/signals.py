@@ -1,12 +1,17 @@
 """Ctrl-C and SIGTERM set the stop switch while trials train, and end the process before that."""
 
+import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from tune_ddvae import exit_codes
+
+ENDS_WITHIN_S = 28.0  # after a signal: Slurm, Kubernetes and spot machines give 30 s
 
 _CODES = {
     signal.SIGINT: ("interrupted", exit_codes.INTERRUPTED),
@@ -63,6 +68,28 @@ def signals_stop(switch: StopSwitch) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def ending_in_time(limit_s: float = ENDS_WITHIN_S) -> Iterator[None]:
+    """End the process for good where the orderly end that a signal asked for takes too long.
+
+    A database that somebody has locked and a file system that is away hold the main thread where no
+    handler of ours gets a turn: the system tells another thread of the signal. What is recorded by
+    then is safe, as after any other hard end.
+    """
+    hears, tells = socket.socketpair()
+    tells.setblocking(False)
+    before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+    watch = threading.Thread(target=_end_hard, args=[hears, limit_s], name="end", daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        tells.close()
+        watch.join()
+        hears.close()
+
+
 def exit_code_of(reason: str) -> int | None:
     """Exit code of a signal's reason; None for any other reason."""
     return dict(_CODES.values()).get(reason)
@@ -101,3 +128,32 @@ def _ended(reason: str, code: int, told: str = _GOES_ON) -> SystemExit:
     end = SystemExit(code)
     end.add_note(f"{reason}: {told}")
     return end
+
+
+def _end_hard(hears: socket.socket, limit_s: float) -> None:
+    """Wait for a signal, then for the end of what it ends; end the process if that takes too long."""
+    number, until = 0, 0.0
+    while heard := _heard(hears, until - time.monotonic() if number else None):
+        if not number and heard[0] in _CODES:
+            number, until = heard[0], time.monotonic() + limit_s
+    if heard is not None:
+        return
+    reason, code = _CODES[signal.Signals(number)]
+    told = (
+        f"{reason}: record, storage or Ray did not let go within {limit_s:g} s, so this process ends "
+        f"without them; {_GOES_ON}\n"
+    )
+    # Whoever reads our stderr may hang as well.
+    telling = threading.Thread(target=os.write, args=[2, told.encode()], daemon=True)
+    telling.start()
+    telling.join(0.5)
+    os._exit(code)
+
+
+def _heard(hears: socket.socket, timeout_s: float | None) -> bytes | None:
+    """The next signal's number; nothing once no more come, None where none came in time."""
+    try:
+        hears.settimeout(None if timeout_s is None else max(timeout_s, 0.001))
+        return hears.recv(1)
+    except TimeoutError:
+        return None
