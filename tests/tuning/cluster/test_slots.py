@@ -214,6 +214,14 @@ def test_an_autoscaler_that_says_it_cannot_is_not_believed_at_once_and_not_for_e
     assert "no node of the cluster could hold a trial" in stand(waiting, world, 100)
 
 
+def test_a_machine_that_was_listed_and_does_not_come_is_not_waited_for_for_ever():
+    world = World(growth=Growth((NodeType(None, 2),), most_workers=2))
+    waiting = world.waiting(wait_s=60.0)
+    assert stand(waiting, world, 50) == ""
+    assert "one may be added by itself" in waiting.text
+    assert "no node of the cluster could hold a trial" in stand(waiting, world, 100)
+
+
 def test_trials_without_a_place_are_counted():
     world = World(WORKER)
     waiting = world.waiting()

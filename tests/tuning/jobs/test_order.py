@@ -18,7 +18,7 @@ SERVERS = {"record": "postgresql://u@h/d", "tracking_uri": "http://mlflow:5000"}
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch):
-    for name in (ordering.TRACKING_VARIABLE, ordering.DATA_VARIABLE):
+    for name in (ordering.TRACKING_VARIABLE, sources.DATA_VARIABLE):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -182,13 +182,9 @@ def test_a_password_in_the_environment_is_not_sent_either(monkeypatch):
 
 
 def test_of_the_environment_goes_what_means_the_same_there(monkeypatch):
-    assert ordering.DATA_VARIABLE == sources.DATA_VARIABLE
     monkeypatch.setenv(ordering.TRACKING_VARIABLE, "http://mlflow:5000")
-    monkeypatch.setenv(ordering.DATA_VARIABLE, "/data")
-    assert order_of().environment == {
-        ordering.TRACKING_VARIABLE: "http://mlflow:5000",
-        ordering.DATA_VARIABLE: "/data",
-    }
+    monkeypatch.setenv(sources.DATA_VARIABLE, "/data")  # of this machine: the nodes have their own
+    assert order_of().environment == {ordering.TRACKING_VARIABLE: "http://mlflow:5000"}
     monkeypatch.setenv(ordering.TRACKING_VARIABLE, "sqlite:////home/me/mlflow.db")
     assert ordering.TRACKING_VARIABLE not in order_of().environment
     monkeypatch.setenv(ordering.TRACKING_VARIABLE, "http://mlflow:5000")

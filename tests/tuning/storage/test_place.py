@@ -1,5 +1,6 @@
 import http.server
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -115,6 +116,7 @@ def test_what_lies_below_a_bucket_keeps_the_addresss_options_at_its_end(address,
         ("s3://mine/../yours", "its names of letters"),
         ("s3://mine/a#b?region=x", "its names of letters"),
         ("s3://KEY:s3cret@mine/a", "without credentials in it"),
+        ("s3://mine/a?region=x&secret_key=s3cret", "without credentials in it"),
         ("s3://mine/a?regoin=x", "Unexpected query parameter"),
     ],
 )
@@ -158,6 +160,12 @@ def test_an_address_with_a_slip_is_no_folder(tmp_path, monkeypatch, address):
 def test_a_folder_may_have_nearly_any_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert place_at(name) == tmp_path / name
+
+
+def test_a_folder_that_no_study_can_be_kept_in_is_refused_wherever_it_is_named(tmp_path):
+    for odd in "?%#":
+        with pytest.raises(StorageError, match=re.escape(f"{odd} in its path")):
+            place_at(str(tmp_path / f"a{odd}b"))
 
 
 def test_a_bucket_without_a_database_for_the_record_is_refused_before_it_is_asked():

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -211,6 +212,18 @@ def test_a_job_that_ray_had_to_kill_is_told_of(monkeypatch):
         ending = stop(found, None)
     assert ending.exit_code == exit_codes.WORK_LEFT
     assert "was killed" in ending.text
+
+
+def test_a_driver_that_goes_on_with_a_study_whose_job_died_is_ended(start, study, tmp_path):
+    driver = start()
+    with running() as cluster:
+        cluster.add("a-1")
+        found = dataclasses.replace(job_found(cluster, "a-1"), study=study().study)
+        cluster.dead.add("a-1")
+        ending = stop(found, None)
+    assert ending.exit_code == exit_codes.COMPLETE
+    assert f"process {driver.pid} on" in ending.text
+    assert holder_of(tmp_path) is None
 
 
 def test_a_job_that_died_with_its_head_has_ended_already():

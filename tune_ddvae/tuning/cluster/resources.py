@@ -6,7 +6,7 @@ A trial runs on one node: two nodes of two CPUs hold none that takes three.
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tune_ddvae.errors import ResourceError
 from tune_ddvae.tuning.wording import plural
@@ -196,6 +196,18 @@ def may_come(view: View, trial: Available) -> bool:
         return False
     fitting = [kind for kind in growth.types if kind.size is None or num_fitting(kind.size, trial)]
     return not growth.types or any(kind.most > 0 for kind in fitting)
+
+
+def is_promised(view: View, trial: Available) -> bool:
+    """Whether a node that holds such a trial is known to be among those that may still be added.
+
+    Where an autoscaler does not say what it may add, it says itself when it cannot. Machines that were
+    listed by their addresses are as large as they are: nobody knows before they have come.
+    """
+    if view.growth is None or not view.growth.types:
+        return may_come(view, trial)
+    known = tuple(kind for kind in view.growth.types if kind.size is not None)
+    return bool(known) and may_come(replace(view, growth=replace(view.growth, types=known)), trial)
 
 
 def check_holdable(view: View, trial: Available) -> None:

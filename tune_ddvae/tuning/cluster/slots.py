@@ -13,6 +13,7 @@ from tune_ddvae.tuning.cluster.resources import (
     Available,
     Slots,
     View,
+    is_promised,
     may_come,
     num_held,
     sizes_text,
@@ -136,6 +137,11 @@ class ClusterSlots:
         self._refresh()
         return may_come(self._view, self.trial)
 
+    @property
+    def is_promised(self) -> bool:
+        """Whether what may come is known to hold a trial."""
+        return is_promised(self._view, self.trial)
+
     def there_is(self) -> str:
         """What the cluster's nodes have, in words."""
         return sizes_text(self._view.nodes)
@@ -204,8 +210,8 @@ class Waiting:
             return ""
         self._without = now if self._without is None else self._without
         left_s = self._wait_s - (now - self._without)
-        has_promise = slots.may_come and not (left_s <= 0 and self._is_infeasible(slots.trial))
-        if has_promise:
+        is_in_vain = not slots.is_promised or self._is_infeasible(slots.trial)
+        if slots.may_come and not (left_s <= 0 and is_in_vain):
             self._say(
                 f"a trial takes {slots.trial}, no node has that now (there are: "
                 f"{slots.there_is()}); one may be added by itself"

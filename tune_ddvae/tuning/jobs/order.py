@@ -31,7 +31,6 @@ STOP_S = 60  # how long a job that is asked to end may take before Ray kills it
 SENT_FOLDER = "study_file"  # of a study's own file, in what is sent
 PREFIX = "tune-ddvae-"  # of temporary folders
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
-DATA_VARIABLE = "TUNE_DDVAE_DATA"  # as in data.sources, which loads torch
 # Ray's own Python need not be the first on the head's path.
 PYTHON = ("python3", "-m", "tune_ddvae.tuning.jobs.ray_python")
 LOADING_S = 60.0  # most that a study file may take to be read
@@ -251,8 +250,8 @@ def _check_no_password(what: str, address: str, elsewhere: str) -> None:
 
 
 def _environment(tracking_uri: str | None) -> dict[str, str]:
-    """What goes along of our environment."""
-    environment = {name: os.environ[name] for name in (DATA_VARIABLE,) if os.environ.get(name)}
+    """What goes along of our environment; where this machine has its data means nothing there."""
+    environment = {}
     given = os.environ.get(TRACKING_VARIABLE)
     if tracking_uri is not None:
         _check_tracking("--tracking-uri", tracking_uri)

@@ -106,7 +106,8 @@ def bucket_at(address: str) -> Bucket:
             + ("; give the folder's path" if scheme == "file" else "")
         )
     parts = [part for part in found["path"].split("/") if part]
-    if not parts or "#" in address or not all(map(_is_plain, parts)):
+    is_secret = without_password(address) != address
+    if not parts or "#" in address or is_secret or not all(map(_is_plain, parts)):
         raise StorageError(
             f"storage must be {scheme}://BUCKET/FOLDER, without credentials in it, its names of letters, "
             f"digits and . _ = + -, got {without_password(address)}; credentials come from "

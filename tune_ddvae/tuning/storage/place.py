@@ -29,11 +29,12 @@ def place_at(address: str) -> Place:
     """The place that the user, or a tag, names; a folder is made absolute.
 
     Raises:
-        StorageError: It is an address, and none of a bucket.
+        StorageError: It is an address, and none of a bucket; or no study can be kept in a folder of
+            such a path.
     """
     if bucket.is_address(address):
         return bucket.bucket_at(address)
-    return Path(address).expanduser().absolute()
+    return folders.absolute(address)
 
 
 def planned_place(address: str, record: str | None) -> Place:

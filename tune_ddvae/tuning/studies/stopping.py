@@ -48,24 +48,26 @@ def stop(found: Found, record: str | None) -> Ending:
         StudyLockedError: Its driver cannot be reached from here; says where it is.
     """
     job = next((job for job in found.jobs if job.is_live), None)
-    if job is not None and found.server is not None:
-        return stop_job(found.server, job)
-    study = found.study
+    ending = stop_job(found.server, job) if job is not None and found.server is not None else None
+    if ending is not None:
+        return ending
+    study = found.study  # a job that died with its head may have been gone on with by hand
     if study is not None and study.holder is not None:
         at = "run this there, or with the --address of the cluster that it was sent to"
         return stop_driver(study.holder, lambda: is_held(study, record), at)
-    return Ending(f"it does not run: {GOES_ON}", exit_codes.COMPLETE)
+    gone = "it does not run" if job is None else f"job {job.id} had ended already"
+    return Ending(f"{gone}: {GOES_ON}", exit_codes.COMPLETE)
 
 
-def stop_job(server: "JobServer", job: Job) -> Ending:
-    """Have the cluster end a job, and wait until it has.
+def stop_job(server: "JobServer", job: Job) -> Ending | None:
+    """Have the cluster end a job, and wait until it has; None if it had ended already.
 
     Raises:
         JobError: The cluster does not answer.
     """
     started = time.monotonic()
     if not server.stop(job.id):
-        return Ending(f"job {job.id} had ended already: {GOES_ON}", exit_codes.COMPLETE)
+        return None
     # Ray kills it after that time; and then needs a moment to say so.
     while (is_live := server.job(job.id).is_live) and _seconds(started) < STOP_S + 15:
         time.sleep(LOOK_EVERY_S)
