@@ -62,6 +62,9 @@ chmod 700 "$job_folder"
 (umask 077 && "$bin/python" -c 'import secrets; print(secrets.token_hex(32))' > "$job_folder/token")
 unset RAY_AUTH_TOKEN RAY_ADDRESS
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$job_folder/token
+# Ray's exporters of figures would answer without the token, two of them at ports that are the same for
+# every job. Those have no switch, and start on no port that cannot be (their logs say so).
+export RAY_enable_metrics_collection=0 AUTOSCALER_METRIC_PORT=-1 DASHBOARD_METRIC_PORT=-1
 # A node that is gone is noticed within some 12 s instead of a minute.
 export RAY_health_check_initial_delay_ms=0 RAY_health_check_period_ms=1000
 export RAY_health_check_timeout_ms=3000 RAY_health_check_failure_threshold=3
@@ -199,8 +202,23 @@ done
 wait "$waiting" || give_up
 if [[ -n $signal ]]; then give_up; fi
 
+# What goes on with the study is this job again, not the command below, whose address ends with it. $0 is
+# Slurm's copy; its Command is what was submitted (in some versions with the words behind it).
+script=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p') || script=''
+script=${script%" $*"}
+script=${script#"${SLURM_SUBMIT_DIR:-$PWD}/"}
+submitted_as=$("$bin/python" - "${script:-cluster/slurm.sh}" "$@" <<'PYTHON'
+import shlex
+import sys
+
+from tune_ddvae.tuning.addresses import without_password
+
+print("sbatch [your options]", shlex.join(map(without_password, sys.argv[1:])))
+PYTHON
+)
+
 # The study, with its exit code: a signal, passed on above, only interrupts the waiting.
-"$bin/python" -m tune_ddvae.study "$@" --address "$address" &
+TUNE_DDVAE_SUBMITTED_AS=$submitted_as "$bin/python" -m tune_ddvae.study "$@" --address "$address" &
 study=$!
 if [[ -n $signal ]]; then stop "$signal"; fi  # it came just before
 while :; do

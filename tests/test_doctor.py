@@ -68,7 +68,7 @@ def test_options_are_those_of_a_study(doctor):
     doctor(
         *("clustering", "--address", "h0:6379", "--storage", "s3://b/x"),
         *("--record", "postgresql://h0/studies", "--tracking-uri", "http://h0:5000"),
-        *("--cpus-per-trial", "2", "--gpus-per-trial", "0.25"),
+        *("--cpus-per-trial", "2", "--gpus-per-trial", "0.25", "--memory-per-trial", "4.5"),
     )
     (question,) = doctor.asked
     assert question.file.name == "clustering"
@@ -76,6 +76,7 @@ def test_options_are_those_of_a_study(doctor):
     assert question.record == "postgresql://h0/studies"
     assert question.tracking_uri == "http://h0:5000"
     assert (question.cpus_per_trial, question.gpus_per_trial) == (2.0, 0.25)
+    assert question.memory_per_trial == 4.5
 
 
 def test_an_unknown_study_is_refused_before_anything_is_looked_at(tmp_path):

@@ -180,6 +180,7 @@ REFUSED = [
     (["clustering", "--first-rung", "x"], "--first-rung must be a number of epochs or none"),
     (["clustering", "--gpus-per-trial", "1000"], "asks for 1000 GPUs a trial, and there are"),
     (["clustering", "--cpus-per-trial", "6400"], "asks for 6400 CPUs a trial, and there are"),
+    (["clustering", "--memory-per-trial", "100000"], "asks for 100000 GB of memory a trial, and"),
     (["clustering", "--published", "--trials", "4"], "got --trials too; --replicates says"),
     (["clustering", "--published", "--no-published"], "got --no-published too"),
     (["clustering", "--replicates", "4"], "belongs to --published, got --replicates 4"),
@@ -238,7 +239,9 @@ def test_a_storage_that_is_a_file_is_refused(tmp_path):
     assert f"storage {tmp_path}/studies must be a folder that can be written to" in done.stderr
 
 
-@pytest.mark.parametrize("option", ["--hours", "--cpus-per-trial", "--gpus-per-trial"])
+@pytest.mark.parametrize(
+    "option", ["--hours", "--cpus-per-trial", "--gpus-per-trial", "--memory-per-trial"]
+)
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "1e400"])
 def test_a_number_that_is_none_is_refused(option, value):
     with pytest.raises(click.BadParameter):
@@ -302,7 +305,14 @@ def test_the_words_that_continue_a_study_are_the_same_under_both_names(monkeypat
             assert _words() == ["sparsity", "--quick"]
 
 
-@pytest.mark.parametrize("words", [["--quick", "--trials", "2"], ["--set", "objective/beta=2"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--quick", "--trials", "2"],
+        ["--set", "objective/beta=2"],
+        ["--memory-per-trial", "4.5"],
+    ],
+)
 def test_a_dry_run_of_sending_shows_what_would_be_sent_and_asks_nobody(
     words, tmp_path, monkeypatch
 ):

@@ -30,6 +30,12 @@ option is refused."""
 @click.option("--data-dir", type=click.Path(), help="Where the data set's files are.")
 @click.option("--cpus-per-trial", type=FiniteRange(min=0, min_open=True), help="What one takes.")
 @click.option("--gpus-per-trial", type=FiniteRange(min=0), help="May be a fraction.")
+@click.option(
+    "--memory-per-trial",
+    type=FiniteRange(min=0, min_open=True),
+    metavar="GB",
+    help="Memory one takes: no more run at once than have it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def main(
     study: str | None,
@@ -41,6 +47,7 @@ def main(
     data_dir: str | None,
     cpus_per_trial: float | None,
     gpus_per_trial: float | None,
+    memory_per_trial: float | None,
     as_json: bool,
 ) -> None:
     """Check whether STUDY (without one: any study) could run, on this machine or a cluster.
@@ -65,6 +72,7 @@ def main(
             data_dir=data_dir,
             cpus_per_trial=cpus_per_trial,
             gpus_per_trial=gpus_per_trial,
+            memory_per_trial=memory_per_trial,
         )
         examination = examine(question, tell)
     with reader_may_go():  # the exit code is said in any case

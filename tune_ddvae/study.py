@@ -33,6 +33,12 @@ there already."""
 @click.option("--cpus-per-trial", type=FiniteRange(min=0, min_open=True), help="What one takes.")
 @click.option("--gpus-per-trial", type=FiniteRange(min=0), help="May be a fraction.")
 @click.option(
+    "--memory-per-trial",
+    type=FiniteRange(min=0, min_open=True),
+    metavar="GB",
+    help="Memory one takes: no more run at once than have it.",
+)
+@click.option(
     "--hours", type=FiniteRange(min=0, min_open=True, max=MOST_HOURS), help="Stop after so long."
 )
 @click.option(
@@ -83,6 +89,7 @@ def main(
     max_concurrent: int | None,
     cpus_per_trial: float | None,
     gpus_per_trial: float | None,
+    memory_per_trial: float | None,
     hours: float | None,
     seed: int,
     storage: str,
@@ -143,6 +150,7 @@ def main(
         "max_concurrent": max_concurrent,
         "cpus_per_trial": cpus_per_trial,
         "gpus_per_trial": gpus_per_trial,
+        "memory_per_trial": memory_per_trial,
         "storage": storage,
         "record": record,
         "tracking_uri": tracking_uri,

@@ -1,14 +1,15 @@
 """Files for KubeRay, against its published schemas and against each other."""
 
 import copy
+import re
 import shlex
 
 import jsonschema
 import pytest
 
 from tests.cluster_files import crds
-from tests.cluster_files.files import FOLDER, KUBERAY_FILES, load
-from tune_ddvae.catalogue import known_studies
+from tests.cluster_files.files import ALL, FOLDER, KUBERAY_FILES, load
+from tune_ddvae.catalogue import find_study, known_studies
 from tune_ddvae.study import main
 
 each_file = pytest.mark.parametrize("path", KUBERAY_FILES, ids=lambda path: path.name)
@@ -159,10 +160,27 @@ def test_a_job_is_one_attempt_and_leaves_nothing_running():
 
 def test_a_study_ends_by_itself_before_its_job_is_ended():
     spec = load(FOLDER / "kuberay-rayjob.yaml")["spec"]
-    words = shlex.split(spec["entrypoint"])
-    assert words[:3] == ["python", "-m", "tune_ddvae.study"]
-    with main.make_context("study", words[3:], resilient_parsing=False) as context:
+    program, *flags, limit = (words := shlex.split(spec["entrypoint"]))[:4]
+    assert program == "timeout"
+    assert sorted(flags) == [
+        "--preserve-status",
+        "--signal=TERM",
+    ]  # the study's own code, its own end
+    (hours,) = re.fullmatch(r"(\d+)h", limit).groups()
+    assert 0 < int(hours) * 3600 <= spec["activeDeadlineSeconds"] - 1800
+    assert words[4:7] == ["python", "-m", "tune_ddvae.study"]
+    with main.make_context("study", words[7:], resilient_parsing=False) as context:
         options = context.params
     assert options["name"] in known_studies()
     assert options["storage"].startswith("/shared/")
-    assert 0 < options["hours"] * 3600 <= spec["activeDeadlineSeconds"] - 1800
+    # Or it would have no number of trials, never be complete, and count the hours of earlier jobs too.
+    assert options["hours"] is None
+    assert (options["trials"] or find_study(options["name"]).spec.size.trials) > 0
+
+
+def test_no_file_tells_a_study_to_end_by_hours_alone():
+    """Such a study has no number of trials: it is never complete, and its job never succeeds."""
+    for path in ALL:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if re.search(r"^(?!\s*#).*--hours", line):
+                assert "--trials" in line, (path.name, line)

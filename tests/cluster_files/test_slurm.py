@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,8 @@ import psutil
 import pytest
 
 from tests.cluster_files.files import SLURM
+from tune_ddvae.errors import RecordError
+from tune_ddvae.tuning.studies.resuming import study_words
 
 STANDIN = Path(__file__).parent / "standin"
 TEXT = SLURM.read_text(encoding="utf-8")
@@ -137,6 +140,44 @@ def test_the_study_gets_its_words_as_they_were_given(finished):
     assert words[:-2] == ["-m", "tune_ddvae.study", "my study", "--set", "prior/kind=a b*$HOME"]
     assert words[-2] == "--address"
     assert words[-1].endswith(f":{finished.ports()['port']}")
+
+
+AWKWARD = ("my study", "--set", "prior/kind=a b*$HOME", "--epochs", "3")
+
+
+@pytest.mark.parametrize(
+    "shown", ["/home/me/lab/slurm.sh", f"/home/me/lab/slurm.sh {' '.join(AWKWARD)}"]
+)
+def test_the_study_is_told_that_the_job_goes_on_with_it(shown, run):
+    """Not at the address of a cluster that ends with the job, nor by the name of Slurm's copy."""
+    job = run(*AWKWARD, STANDIN_COMMAND=shown)
+    assert job.end() == 0, job.stderr
+    (line,) = job.notes("submitted as ")
+    options = "sbatch [your options] "
+    assert line.startswith(options)
+    assert shlex.split(line.removeprefix(options)) == ["/home/me/lab/slurm.sh", *AWKWARD]
+
+
+def test_a_script_of_the_submitting_folder_is_named_from_there(run):
+    job = run(SLURM_SUBMIT_DIR="/home/me/lab", STANDIN_COMMAND="/home/me/lab/cluster/slurm.sh")
+    assert job.end() == 0, job.stderr
+    assert job.notes("submitted as ") == ["sbatch [your options] cluster/slurm.sh sparsity"]
+
+
+def test_the_line_that_goes_on_has_no_password(run):
+    job = run("sparsity", "--record", "postgresql://me:hidden@h/d")
+    assert job.end() == 0, job.stderr
+    (line,) = job.notes("submitted as ")
+    assert "hidden" not in line
+    assert line.endswith("'postgresql://me:***@h/d'")
+
+
+def test_going_on_with_such_a_study_elsewhere_is_refused_with_that_line(run):
+    job = run()
+    assert job.end() == 0, job.stderr
+    (line,) = job.notes("submitted as ")
+    with pytest.raises(RecordError, match=re.escape(line)):
+        study_words(line)
 
 
 def test_every_node_runs_ray_once_and_one_is_the_head(finished):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.bucket import running
+from tests.field.test_field_postgresql import tracking_on
 from tests.field.test_field_server import assert_no_password, num_rows_at, trials_at
 from tests.studies import (
     Tracked,
@@ -24,13 +25,14 @@ from tests.studies import (
     result,
     run,
     wait_until,
+    without_seconds,
     write_tiny,
 )
 from tune_ddvae import exit_codes
 from tune_ddvae.errors import StorageAwayError
 from tune_ddvae.study import main
 from tune_ddvae.tuning.record.postgresql import LEASE_S
-from tune_ddvae.tuning.trials import State
+from tune_ddvae.tuning.trials import State, Trial
 
 pytestmark = [pytest.mark.field, pytest.mark.timeout(400)]
 
@@ -109,7 +111,7 @@ def left_alone(tmp_path_factory, ready_tracking, ray_address):
     study = write_tiny(folder, trials=NUM_TRIALS)
     done = run(study, folder, *SERIAL, "--address", ray_address)
     assert done.returncode == exit_codes.COMPLETE, done.stderr
-    return outcome(folder, "tiny")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -121,16 +123,21 @@ def test_a_study_that_is_resumed_on_an_empty_machine_ends_as_one_left_alone(kill
     unfinished = [trial for trial in killed.before if trial.state is State.UNFINISHED]
     assert unfinished
     assert any(trial.checkpoints for trial in unfinished)  # there was something to go on from
-    assert outcome_of(killed.trials) == left_alone
+    assert outcome_of(killed.trials) == outcome(left_alone, "tiny")
     assert "passed over a checkpoint" not in killed.done.stderr
 
 
-def test_nothing_is_trained_twice_but_what_was_never_recorded(killed):
-    for cut, whole in zip(killed.before, killed.trials, strict=False):
+def assert_kept(before: list[Trial], after: list[Trial]) -> None:
+    """Nothing that was recorded before was trained again, and no trial is blamed."""
+    for cut, whole in zip(before, after, strict=False):
         assert {epoch: whole.rows[epoch].time for epoch in cut.rows} == {
             epoch: row.time for epoch, row in cut.rows.items()
         }
         assert whole.losses == 0
+
+
+def test_nothing_is_trained_twice_but_what_was_never_recorded(killed):
+    assert_kept(killed.before, killed.trials)
 
 
 def test_mlflow_shows_all_of_it_once(killed):
@@ -200,6 +207,54 @@ def test_another_mlflow_is_brought_up_to_date_from_record_and_bucket(killed, tmp
     assert report
 
 
+def shown(tracked: Tracked) -> list:
+    """All that MLflow has of each trial, but for times and places."""
+    return [
+        (
+            run.info.status,
+            run.data.params,
+            {key: tracked.history(run, key) for key in without_seconds(run.data.metrics)},
+        )
+        for run in tracked.children
+    ]
+
+
+def test_crashes_of_the_database_and_a_kill_show_in_neither_record_nor_mlflow(
+    s3, server, left_alone, tmp_path
+):
+    """Both are on one PostgreSQL server, the checkpoints in a bucket, and nothing on any machine."""
+    url = server.new_database()
+    first, second = Machine(tmp_path / "first"), Machine(tmp_path / "second")
+    with tracking_on(server, tmp_path) as tracking:
+        words = ["--storage", s3.address("crashed"), "--record", url, "--tracking-uri", tracking]
+        words += SERIAL
+        with driving(first.study, first.folder, *words, env=first.env) as driver:
+            assert wait_until(driver, lambda: num_rows_at(url) >= 20)
+            server.restart()
+            assert wait_until(driver, lambda: num_rows_at(url) >= 40)
+            driver.send_signal(signal.SIGKILL)
+            driver.wait(timeout=30)
+        before, known = trials_at(url), num_rows_at(url)
+        time.sleep(LEASE_S + 1)  # the server's clock is awaited
+        with driving(second.study, second.folder, *words, env=second.env) as driver:
+            assert wait_until(driver, lambda: num_rows_at(url) >= known + 10)
+            server.restart()
+            done = ended(driver, timeout_s=240)
+        assert done.returncode == exit_codes.COMPLETE, done.stderr
+        trials = trials_at(url)
+        tracked = Tracked(second.folder, "tiny", "tiny", tracking)
+        tracked.assert_equals(trials)
+        assert shown(tracked) == shown(Tracked(left_alone, "tiny", "tiny"))
+        assert tracked.parent.info.status == "FINISHED"
+    assert outcome_of(trials) == outcome(left_alone, "tiny")
+    assert any(trial.checkpoints for trial in before if trial.state is State.UNFINISHED)
+    assert "passed over a checkpoint" not in done.stdout
+    assert_kept(before, trials)
+    for machine in (first, second):
+        assert machine.names == {"home", "tiny.py"}
+        assert_no_password(machine.folder, done.stdout, done.stderr)
+
+
 def test_an_outage_of_the_bucket_costs_no_trial_anything(s3, server, tmp_path):
     url = server.new_database()
     machine = Machine(tmp_path / "machine")
@@ -208,7 +263,8 @@ def test_an_outage_of_the_bucket_costs_no_trial_anything(s3, server, tmp_path):
     with driving(machine.study, machine.folder, *words, env=machine.env) as driver:
         assert wait_until(driver, lambda: num_rows_at(url) >= 20)
         with s3.away() as refusing:
-            assert wait_until(driver, lambda: refusing.num_calls >= 15)
+            # More than all that call at once may have tried in vain before the first one gives up.
+            assert wait_until(driver, lambda: refusing.num_calls >= 45)
         done = ended(driver, timeout_s=240)
     assert done.returncode == exit_codes.COMPLETE, done.stderr
     assert "lost its worker (the storage was away: OSError: When " in done.stdout

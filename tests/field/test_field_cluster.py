@@ -248,13 +248,12 @@ def test_what_no_node_of_a_growing_cluster_holds_is_refused(workplace, growing):
 SHARES = """
 import json, sys, ray
 from tune_ddvae.tuning.cluster import cluster
-from tune_ddvae.tuning.running import engine
 from tune_ddvae.tuning.cluster.resources import Available, make_slots
 import os
 os.environ.update(cluster.ENVIRONMENT)
 ray.init(address="local", num_cpus=8, num_gpus=1, include_dashboard=False, log_to_driver=False)
 slots = make_slots(Available(8.0, 1.0), gpus_per_trial=0.25)
-bundle = engine._bundle(slots)
+bundle = slots.trial.bundle
 groups = [ray.util.placement_group([bundle]) for _ in range(slots.concurrent + 1)]
 ready, waiting = ray.wait([group.ready() for group in groups], num_returns=len(groups), timeout=10)
 @ray.remote(num_cpus=bundle["CPU"], num_gpus=bundle["GPU"])

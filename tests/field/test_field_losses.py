@@ -1,7 +1,9 @@
 """Workers that are killed from outside, as the system does when memory runs out."""
 
+import itertools
 import os
 import signal
+import time
 
 import psutil
 import pytest
@@ -19,6 +21,7 @@ from tests.studies import (
     write_tiny,
 )
 from tune_ddvae import exit_codes
+from tune_ddvae.tuning.cluster.nodes import total_memory
 from tune_ddvae.tuning.trials import State
 
 pytestmark = [pytest.mark.field, pytest.mark.timeout(280)]
@@ -157,3 +160,25 @@ def test_a_ray_that_dies_under_the_study_ends_it_with_work_left(workplace):
     assert "Ray's last node died" in result(done)["outcome"]
     assert all(run.info.status != "RUNNING" for run in Tracked(workplace, "tiny", "tiny").children)
     assert trials_of(workplace, "tiny")[0].losses == 0
+
+
+def test_trials_that_ask_for_all_the_memory_run_one_after_the_other(workplace):
+    """On a Ray of the study's own, which has to know of every byte: else none would ever start."""
+    study = write_tiny(workplace, trials=3)
+    words = ("--cpus-per-trial", 1, "--max-concurrent", 2, "--json")
+    done = run(study, workplace, "--memory-per-trial", total_memory() / 1e9, *words)
+    assert done.returncode == exit_codes.COMPLETE, done.stderr
+    trials = trials_of(workplace, "tiny")
+    assert len(trials) == 3
+    for before, after in itertools.pairwise(sorted(trials, key=lambda trial: trial.started)):
+        assert before.ended <= after.started
+
+
+def test_more_memory_than_there_is_is_refused_in_a_moment(tmp_path):
+    study = write_tiny(tmp_path, trials=3)
+    started = time.monotonic()
+    done = run(study, tmp_path, "--memory-per-trial", 100_000)
+    assert time.monotonic() - started < 60
+    assert done.returncode == exit_codes.REFUSED
+    assert "asks for 100000 GB of memory a trial, and there are" in done.stderr
+    assert list(tmp_path.iterdir()) == [study]

@@ -6,11 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import tune_ddvae
+from tests import raylets
 from tests.studies import (
     Tracked,
     driving,
@@ -174,14 +177,14 @@ def installed(tmp_path_factory):
     return target
 
 
-def of_wheel(installed, folder, *words):
+def of_wheel(installed, folder, *words, env=None):
     return subprocess.run(
         [sys.executable, *words],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(installed)},
+        env={**os.environ, "PYTHONPATH": str(installed), **(env or {})},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
         check=False,
     )
 
@@ -190,7 +193,8 @@ def test_the_wheel_brings_its_own_studies(installed, tmp_path):
     whence = of_wheel(installed, tmp_path, "-c", "import tune_ddvae; print(tune_ddvae.__file__)")
     assert whence.stdout.strip() == str(installed / "tune_ddvae" / "__init__.py")
     shown = of_wheel(installed, tmp_path, "-m", "tune_ddvae.study", "--list", "--json")
-    assert list(json.loads(shown.stdout)) == known_studies() == ["clustering", "sparsity"]
+    files = {path.stem for path in (ROOT / "search_spaces").glob("*.py")} - {"__init__"}
+    assert list(json.loads(shown.stdout)) == sorted(files) == known_studies()
 
 
 def test_the_wheel_plans_a_study_from_an_empty_folder(installed, tmp_path):
@@ -202,22 +206,52 @@ def test_the_wheel_plans_a_study_from_an_empty_folder(installed, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_wheel_runs_a_study_with_the_wheels_code_in_the_workers(installed, tmp_path):
-    marked = installed / "tune_ddvae" / "__init__.py"
-    whole = marked.read_text()
-    marked.write_text(whole.replace(tune_ddvae.__version__, "0.0.0+wheel"))
+@contextmanager
+def marked(installed, more: str = "") -> Iterator[str]:
+    """A version that only the installed package has, and maybe more of its code, for a while."""
+    version = "0.0.0+wheel"
+    path = installed / "tune_ddvae" / "__init__.py"
+    whole = path.read_text()
+    path.write_text(whole.replace(tune_ddvae.__version__, version) + more)
     try:
-        words = (
-            "-m",
-            "tune_ddvae.study",
-            "clustering",
-            *SHORT,
-            "--set",
-            "training/evaluate_every=1",
-        )
-        done = of_wheel(installed, tmp_path, *words)
+        yield version
     finally:
-        marked.write_text(whole)
+        path.write_text(whole)
+
+
+STUDY = ("-m", "tune_ddvae.study", "clustering", *SHORT, "--set", "training/evaluate_every=1")
+
+
+def test_the_wheel_runs_a_study_with_the_wheels_code_in_the_workers(installed, tmp_path):
+    with marked(installed) as version:
+        done = of_wheel(installed, tmp_path, *STUDY)
     assert done.returncode == exit_codes.COMPLETE, done.stderr
     trials = trials_of(tmp_path, "clustering")
-    assert {trial.facts["tune_ddvae"] for trial in trials} == {"0.0.0+wheel"}
+    assert {trial.facts["tune_ddvae"] for trial in trials} == {version}
+
+
+# Each process that imports the package leaves a note where it found it, under its process id.
+NOTE = "\nimport os, pathlib\npathlib.Path({folder!r}, str(os.getpid())).write_text(__file__)\n"
+
+
+def test_the_wheel_drives_a_cluster_whose_workers_run_the_copy_it_sent(installed, tmp_path):
+    """Its nodes do not see the wheel; the checkout, installed there, is what they would import."""
+    notes, nodes = tmp_path / "notes", tmp_path / "nodes"
+    notes.mkdir()
+    nodes.mkdir()
+    with (
+        raylets.running((1, 1), cwd=nodes) as cluster,
+        marked(installed, NOTE.format(folder=str(notes))) as version,
+    ):
+        words = ("--address", cluster.address, "--cpus-per-trial", "1")
+        done = of_wheel(installed, tmp_path, *STUDY, *words, env=cluster.env)
+    assert done.returncode == exit_codes.COMPLETE, done.stderr
+    trials = trials_of(tmp_path, "clustering")
+    assert [trial.last_epoch for trial in trials] == [3, 3]
+    assert {trial.facts["tune_ddvae"] for trial in trials} == {version}
+    whence = {int(note.name): Path(note.read_text()) for note in notes.iterdir()}
+    sent = {pid: path for pid, path in whence.items() if not path.is_relative_to(installed)}
+    assert {trial.facts["pid"] for trial in trials} <= sent.keys()
+    assert all("working_dir_files" in path.parts for path in sent.values())
+    # Every node was asked whether it could, before the first trial, and has unpacked its own copy.
+    assert len(set(sent.values())) >= 2

@@ -1,6 +1,8 @@
 """Two real studies at once whose records, and MLflow's, are in one PostgreSQL that crashes."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine
@@ -26,13 +28,21 @@ def trials_at(url: str, name: str):
     return trials
 
 
+@contextmanager
+def tracking_on(server, folder: Path) -> Iterator[str]:
+    """Address of an MLflow server that keeps its runs in a database of the PostgreSQL server."""
+    mlflow = Server(folder, server.new_database("template1"))
+    try:
+        mlflow.start()
+        yield mlflow.address
+    finally:
+        mlflow.kill()
+
+
 @pytest.fixture(scope="module")
 def tracking(server, tmp_path_factory):
-    server.execute("CREATE DATABASE tracking")
-    mlflow = Server(tmp_path_factory.mktemp("mlflow"), server.url("tracking"))
-    mlflow.start()
-    yield mlflow.address
-    mlflow.kill()
+    with tracking_on(server, tmp_path_factory.mktemp("mlflow")) as address:
+        yield address
 
 
 def test_a_crash_of_the_one_database_of_two_studies_loses_and_doubles_nothing(

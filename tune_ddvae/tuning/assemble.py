@@ -64,6 +64,7 @@ class Options:
     max_concurrent: int | None
     cpus_per_trial: float | None
     gpus_per_trial: float | None
+    memory_per_trial: float | None  # GB
     storage: str
     record: str | None  # address of a database on a server
     tracking_uri: str | None
@@ -187,16 +188,27 @@ def _needs(
 
 def _slots(options: Options, console: Console) -> Slots | ClusterSlots:
     """What a trial takes and how many run at once; a cluster is joined to know it."""
-    most, cpus, gpus = options.max_concurrent, options.cpus_per_trial, options.gpus_per_trial
+    most, memory = options.max_concurrent, options.memory_per_trial
+    cpus, gpus = options.cpus_per_trial, options.gpus_per_trial
     if not options.address:
         return make_slots(
-            local_resources(), max_concurrent=most, cpus_per_trial=cpus, gpus_per_trial=gpus
+            local_resources(),
+            max_concurrent=most,
+            cpus_per_trial=cpus,
+            gpus_per_trial=gpus,
+            memory_per_trial=memory,
         )
     wait_s = cluster_wait_s()
     join_cluster(options.address)
     look = Looker()
     view = settled(look, partial(console.print, markup=False, soft_wrap=True), wait_s)
-    trial = trial_size(view, max_concurrent=most, cpus_per_trial=cpus, gpus_per_trial=gpus)
+    trial = trial_size(
+        view,
+        max_concurrent=most,
+        cpus_per_trial=cpus,
+        gpus_per_trial=gpus,
+        memory_per_trial=memory,
+    )
     return ClusterSlots(trial, look, max_concurrent=most)
 
 

@@ -234,6 +234,7 @@ def _train(request: Request, study: LiveStudy, switch: StopSwitch, console: Cons
         "slots": slots.concurrent,
         "cpus_per_trial": slots.num_cpus,
         "gpus_per_trial": slots.num_gpus,
+        "memory_gb_per_trial": slots.memory_gb,
     }
     uri, experiment = request.tracking_uri, request.experiment
     tracker = Tracker(study.record, uri, experiment, study.notes.append, extra)

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ CLOUD = {
     "available_node_types": {
         "head": {"resources": {"CPU": 2}, "max_workers": 0},
         "gpu": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 4},
-        "spare": {"resources": {"CPU": 4}, "min_workers": 0},
+        "spare": {"resources": {"CPU": 4, "memory": 16_500_000_000}, "min_workers": 0},
     },
 }
 LISTED = {
@@ -37,7 +38,7 @@ LISTED = {
 
 def test_what_a_cloud_may_add_is_read_from_the_clusters_file():
     grows = growth_of(Monitor(is_there=True, config=CLOUD), reports=True)
-    gpu, spare = Available(8.0, 1.0), Available(4.0, 0.0)
+    gpu, spare = Available(8.0, 1.0, math.inf), Available(4.0, 0.0, 16.5)
     assert grows == Growth((NodeType(gpu, 4), NodeType(spare, 5)), most_workers=5)
 
 
@@ -118,6 +119,14 @@ def test_only_a_trial_like_ours_that_no_node_can_be_had_for_is_ours(head):
     assert is_infeasible(Available(64.0, 0.0))
     assert not is_infeasible(Available(4.0, 0.0))
     assert not is_infeasible(Available(4.0, 1.0))
+
+
+def test_a_trial_that_asks_for_memory_is_known_by_it(head):
+    trial = Available(4.0, 0.25, 4.1)
+    head(Head(trial.bundle))
+    assert is_infeasible(trial)
+    assert not is_infeasible(Available(4.0, 0.25))
+    assert not is_infeasible(Available(4.0, 0.25, 4.2))
 
 
 def test_a_head_that_is_away_has_said_nothing(head):

@@ -16,6 +16,7 @@ from tune_ddvae.tuning.cluster import cluster
 from tune_ddvae.tuning.cluster import entry as cluster_entry
 from tune_ddvae.tuning.cluster.cluster import Answer, alive_nodes, on_each_node, runtime_env
 from tune_ddvae.tuning.cluster.entry import check_cluster
+from tune_ddvae.tuning.cluster.resources import Available, local_resources, num_fitting
 from tune_ddvae.tuning.running.trainable import TrialTrainable
 
 # -- what goes along -----------------------------------------------------------------------------
@@ -226,6 +227,19 @@ def test_the_head_says_whether_the_cluster_grows(ray_address):
     assert view.growth is None
     assert view.num_workers == 0
     assert view.nodes[0].num_cpus == len(os.sched_getaffinity(0))
+
+
+def test_a_ray_of_our_own_gives_out_the_memory_that_slots_are_counted_by(ray_address):
+    (node,) = alive_nodes()
+    assert node.size.memory_bytes == local_resources().memory_bytes
+    assert num_fitting(node.size, Available(1.0, 0.0, node.memory_gb)) == 1
+
+
+def test_a_ray_of_our_own_is_on_loopback_and_is_joined_there(ray_address):
+    """Ray would put the machine's outer address in place of it, at both ends."""
+    assert ray_address.startswith("127.0.0.1:")
+    assert check_cluster(ray_address) == ray_address
+    assert [node.address for node in alive_nodes()] == ["127.0.0.1"]
 
 
 def test_the_code_of_a_ray_of_our_own_is_ours(ray_address):

@@ -303,5 +303,11 @@ def test_as_many_trials_are_placed_as_cpus_and_gpus_hold():
     assert num_placed(machine("h0", num_cpus=3.0), on_gpu) == 0
 
 
+def test_no_more_trials_are_placed_than_memory_holds():
+    hungry = dataclasses.replace(WANTED, trial=Available(1.0, 0.0, 4.0))
+    assert num_placed(machine("h0", num_cpus=3.0, memory_gb=8.5), hungry) == 2
+    assert num_placed(machine("h0", num_cpus=3.0, memory_gb=3.9), hungry) == 0
+
+
 def test_a_machine_is_equal_to_itself():
     assert versions_of(facts("h0"), facts("h0")).state is State.GOOD

@@ -17,6 +17,7 @@ from tune_ddvae.tuning.cluster.nodes import (
     see_data,
     see_devices,
     spaces,
+    total_memory,
     versions,
 )
 
@@ -214,5 +215,7 @@ def test_a_containers_memory_is_what_its_limit_leaves(tmp_path, monkeypatch):
         path.write_text(f"{text}\n")
         monkeypatch.setattr(nodes, name, path)
     assert free_memory() == 1_000_000  # what is cached gives way
+    assert total_memory() == 3_000_000
     (tmp_path / "MEMORY_LIMIT").write_text("max\n")
     assert free_memory() > 1_000_000
+    assert total_memory() >= free_memory()

@@ -219,6 +219,9 @@ def test_only_nodes_that_could_hold_a_trial_are_asked(monkeypatch):
     assert preflight.trial_nodes(Available(1.0, 0.0)) == (H1, H2)
     assert preflight.trial_nodes(Available(1.0, 0.25)) == (H2,)
     assert preflight.trial_nodes(Available(8.0, 0.0)) == ()
+    large = dataclasses.replace(H1, memory_gb=64.0)
+    monkeypatch.setattr(preflight, "alive_nodes", lambda: (HEAD, large, H2))
+    assert preflight.trial_nodes(Available(1.0, 0.0, 32.0)) == (large,)
 
 
 def test_this_machine_agrees_with_itself(asks):

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from tune_ddvae.errors import ResourceError
@@ -8,11 +10,13 @@ from tune_ddvae.tuning.cluster.resources import (
     Slots,
     View,
     check_holdable,
+    is_promised,
     local_resources,
     make_slots,
     may_come,
     num_fitting,
     num_held,
+    sizes_text,
     trial_size,
 )
 
@@ -227,3 +231,93 @@ def test_a_cluster_whose_nodes_are_still_to_come_is_not_refused():
 def test_half_a_cpu_fits_twice():
     assert num_fitting(node(1), Available(0.5, 0.0)) == 2
     assert num_fitting(node(0.3), Available(0.1, 0.0)) == 3
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+def with_memory(memory, cpus=8, gpus=0) -> Available:
+    return Available(float(cpus), float(gpus), float(memory))
+
+
+def test_as_many_trials_run_at_once_as_have_the_memory_that_they_ask_for():
+    found = make_slots(with_memory(16), cpus_per_trial=1.0, memory_per_trial=5.0)
+    assert found == Slots(concurrent=3, num_cpus=1.0, num_gpus=0.0, memory_gb=5.0)
+    assert make_slots(with_memory(16), cpus_per_trial=1.0).concurrent == 8
+
+
+def test_fewer_trials_for_want_of_memory_leave_more_cpus_for_each():
+    assert make_slots(with_memory(16), memory_per_trial=5.0).num_cpus == 2.0
+    assert make_slots(with_memory(16), memory_per_trial=9.0).num_cpus == 8.0
+
+
+@pytest.mark.parametrize("num_bytes", [1, 3, 25_325_268_992, 25_325_268_993, 2**45 + 1])
+def test_memory_is_counted_to_the_byte_as_ray_counts_it(num_bytes):
+    """A trial that lacked a single one would wait for ever."""
+    machine = with_memory(num_bytes / 1e9)
+    assert machine.memory_bytes == num_bytes
+    assert num_fitting(machine, with_memory(num_bytes / 1e9, 1)) == 1
+    assert num_fitting(machine, with_memory((num_bytes + 1) / 1e9, 1)) == 0
+
+
+def test_more_memory_than_there_is_is_refused_naming_asked_and_available():
+    with pytest.raises(ResourceError) as refused:
+        make_slots(with_memory(16.29), memory_per_trial=64.0)
+    assert str(refused.value) == (
+        "--memory-per-trial asks for 64 GB of memory a trial, and there are 16.2: "
+        "no trial could ever start"
+    )
+
+
+def test_available_memory_never_reads_like_what_is_asked_for():
+    with pytest.raises(ResourceError, match=r"asks for 16\.3 GB .*, and there are 16\.2:"):
+        make_slots(with_memory(16.2999), memory_per_trial=16.3)
+
+
+def test_memory_is_that_of_one_node_and_not_of_all_together():
+    cluster = view(HEAD, with_memory(8), with_memory(16))
+    assert num_held(cluster, with_memory(5, 1)) == 4
+    with pytest.raises(ResourceError, match="24 GB of memory a trial, and there are 16, on one"):
+        trial_size(cluster, memory_per_trial=24.0)
+
+
+def test_memory_and_gpus_that_no_one_node_has_together_are_refused_naming_what_there_is():
+    with pytest.raises(ResourceError) as refused:
+        trial_size(
+            view(with_memory(64.04), with_memory(64.01), with_memory(16, gpus=1)),
+            cpus_per_trial=2.0,
+            memory_per_trial=32.0,
+        )
+    text = str(refused.value)
+    assert "a trial takes 1 GPU, 2 CPUs and 32 GB of memory, and no node has all of it" in text
+    assert "nodes have: 1 GPU, 8 CPUs and 16 GB of memory; 8 CPUs and 64 GB of memory. " in text
+    assert "--memory-per-trial" in text
+
+
+def test_memory_is_told_only_where_a_trial_asks_for_some():
+    nodes = (with_memory(64.04), with_memory(16.3), with_memory(math.inf))
+    assert sizes_text(nodes, node(1)) == "8 CPUs"
+    assert sizes_text(nodes, with_memory(4)) == (
+        "8 CPUs; 8 CPUs and 64 GB of memory; 8 CPUs and 16.3 GB of memory"
+    )
+
+
+def test_a_kind_of_node_whose_memory_nobody_has_said_is_hoped_for_and_not_promised():
+    grows = Growth((NodeType(with_memory(math.inf), 2),))
+    assert trial_size(view(HEAD, growth=grows), memory_per_trial=64.0).memory_gb == 64.0
+    assert may_come(view(HEAD, growth=grows), with_memory(64))
+    assert not is_promised(view(HEAD, growth=grows), with_memory(64))
+    assert is_promised(view(HEAD, growth=grows), node(8))
+    assert is_promised(view(HEAD, growth=Growth((NodeType(with_memory(64), 2),))), with_memory(64))
+
+
+def test_ray_is_asked_for_no_more_than_a_trial_asks_for():
+    assert node(2).bundle == {"CPU": 2.0}
+    assert node(2, 0.25).bundle == {"CPU": 2.0, "GPU": 0.25}
+    assert with_memory(4.1, 2).bundle == {"CPU": 2.0, "memory": 4_100_000_000}
+
+
+def test_this_machine_has_memory_for_one_trial_that_takes_all_of_it():
+    here = local_resources()
+    found = make_slots(here, gpus_per_trial=0.0, memory_per_trial=here.memory_gb)
+    assert found.concurrent == 1

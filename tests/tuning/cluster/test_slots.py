@@ -3,7 +3,7 @@ from ray.exceptions import RpcError
 
 from tune_ddvae.errors import ConfigError, ResourceError
 from tune_ddvae.tuning.cluster import slots as cluster_slots
-from tune_ddvae.tuning.cluster.resources import Available, Growth, NodeType, View
+from tune_ddvae.tuning.cluster.resources import Available, Growth, NodeType, Slots, View
 from tune_ddvae.tuning.cluster.slots import (
     LOOK_EVERY_S,
     START_S,
@@ -145,6 +145,16 @@ def test_a_cluster_that_says_what_it_will_have_is_not_waited_for():
 def test_a_cluster_without_workers_is_refused_in_the_end():
     with pytest.raises(ResourceError, match=f"within 0 s .{WAIT_VARIABLE}"):
         settled(World().look, lambda _: None, 0.0)
+
+
+def test_slots_follow_the_memory_of_nodes_that_come():
+    world = World(Available(4.0, 0.0, 5.0))
+    slots = ClusterSlots(Available(1.0, 0.0, 4.0), world.look, clock=lambda: world.time)
+    assert slots.now() == Slots(concurrent=1, num_cpus=1.0, num_gpus=0.0, memory_gb=4.0)
+    world.have(Available(4.0, 0.0, 5.0), Available(4.0, 0.0, 9.0))
+    world.pass_(LOOK_EVERY_S)
+    assert slots.concurrent == 3
+    assert slots.there_is() == "4 CPUs and 9 GB of memory; 4 CPUs and 5 GB of memory; 0 CPUs"
 
 
 # -- waiting for a place -------------------------------------------------------------------------

@@ -103,6 +103,13 @@ def test_more_cpus_than_there_are_is_named(tmp_path):
     assert "4096 CPUs" in examination.whole["trials"].words
 
 
+def test_more_memory_than_there_is_is_named(tmp_path):
+    examination = examine(alone(tmp_path, memory_per_trial=100_000.0), silently)
+    assert not examination.can_run
+    words = examination.whole["trials"].words
+    assert words.startswith("--memory-per-trial asks for 100000 GB of memory a trial, and there")
+
+
 # -- a cluster --------------------------------------------------------------------------------
 
 
@@ -187,6 +194,14 @@ def test_more_than_any_node_has_names_asked_and_available():
     _, room = room_for_trials(Question(gpus_per_trial=2.0), View((Available(4.0, 1.0),)))
     assert room.state is State.BAD
     assert "asks for 2 GPUs" in room.words
+
+
+def test_room_is_told_with_the_memory_that_is_asked_for():
+    trial, room = room_for_trials(
+        Question(cpus_per_trial=1.0, memory_per_trial=4.0), View((Available(4.0, 0.0, 9.0),))
+    )
+    assert trial == Available(1.0, 0.0, 4.0)
+    assert room == Check(State.GOOD, "2 trials at once, each with 1 CPU and 4 GB of memory")
 
 
 def test_a_study_needs_room_for_its_checkpoints(tmp_path):

@@ -123,6 +123,7 @@ def test_a_head_that_does_not_say_whether_it_grows_does_not_end_the_round(need, 
 def test_a_machine_alone_is_its_own_cluster():
     assert alone(machine("h0", num_cpus=4.0)).view == View((Available(4.0, 0.0),))
     assert alone(machine("h0")).nodes == ()
+    assert alone(machine("h0", memory_gb=9.0)).view.nodes[0].memory_gb == 9.0
 
 
 @pytest.mark.parametrize(

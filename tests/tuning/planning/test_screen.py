@@ -5,6 +5,7 @@ import pytest
 from tests.tuning.screens import QUICK, make_plan, printed
 from tests.tuning.simulated import make_spec
 from tune_ddvae.spec import flat_space
+from tune_ddvae.tuning.cluster.resources import Slots
 from tune_ddvae.tuning.planning.plan import Plan
 from tune_ddvae.tuning.planning.screen import render
 
@@ -29,6 +30,13 @@ def test_the_screen_says_what_where_and_with_what():
     assert "compared by sparsity/hoyer after 1, 3" in text
     assert "12, 5 of them recorded already" in text
     assert "/studies/sparsity-quick" in text
+
+
+def test_the_memory_that_a_trial_asks_for_is_told():
+    assert "each with 1 CPU and no GPU" in screen(make_plan())
+    plan = make_plan(slots=Slots(concurrent=2, num_cpus=1.0, num_gpus=0.0, memory_gb=4.5))
+    assert "each with 1 CPU, no GPU and 4.5 GB of memory" in screen(plan)
+    assert plan.to_json()["slots"]["memory_gb"] == 4.5
 
 
 def test_a_range_that_has_a_meaning_under_one_option_says_so():

@@ -33,6 +33,7 @@ def test_a_silent_death_is_told_with_what_memory_says(machine):
     assert reason.startswith("likely out of memory, or killed from outside (by SIGKILL")
     assert "at most 40 % of this machine's memory was in use" in reason
     assert "memory was short" not in reason
+    assert reason.endswith("--max-concurrent, or ask for memory with --memory-per-trial")
 
 
 def test_memory_that_was_high_a_moment_ago_counts_though_it_is_free_again(machine):

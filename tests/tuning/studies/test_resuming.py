@@ -59,6 +59,16 @@ def test_what_is_no_study_command_is_never_run(recorded):
         study_words(recorded)
 
 
+@pytest.mark.parametrize("address", [None, "http://head:8265"])
+def test_a_slurm_jobs_study_is_not_sent_to_the_cluster_that_ended_with_the_job(address):
+    line = "sbatch [your options] cluster/slurm.sh sparsity --set 'a/b=c d'"
+    with pytest.raises(RecordError) as raised:
+        words_of(listed(command=line), address=address)
+    assert str(raised.value).endswith(
+        f"submitting that job again, in the folder where it was: {line}"
+    )
+
+
 def test_a_study_goes_on_where_it_lies_now():
     assert words_of(listed()) == [*WORDS[:-2], "--storage", "/new"]
 

@@ -5,6 +5,7 @@ KubeRay the autoscaler runs outside of the head, where only what it reports can 
 head has a monitor that was told of nothing and adds nothing.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from ray.core.generated import autoscaler_pb2
 from ray.exceptions import RayError
 from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
-from tune_ddvae.tuning.cluster.resources import Available, Growth, NodeType
+from tune_ddvae.tuning.cluster.resources import GIGABYTE, Available, Growth, NodeType
 
 HEAD = "--gcs-address="
 OPTION = "--autoscaling-config="
@@ -83,14 +84,13 @@ def is_infeasible(trial: Available) -> bool:
         state = _state()
     except RayError:  # the head is away for now, and nothing has been said
         return False
-    wanted = {"CPU": trial.num_cpus, **({"GPU": trial.num_gpus} if trial.num_gpus else {})}
     bundles = [
         dict(request.resources_bundle)
         for gang in state.infeasible_gang_resource_requests
         for requests in (gang.requests, *(s.resource_requests for s in gang.bundle_selectors))
         for request in requests
     ]
-    return wanted in bundles
+    return trial.bundle in bundles
 
 
 def _growth_in(config: Mapping[str, Any]) -> Growth:
@@ -103,7 +103,11 @@ def _growth_in(config: Mapping[str, Any]) -> Growth:
             continue  # there is one
         limits = [n for n in (kind.get("max_workers"), most) if n is not None]
         size = kind.get("resources") or {}
-        known = Available(float(size.get("CPU", 0.0)), float(size.get("GPU", 0.0)))
+        known = Available(
+            float(size.get("CPU", 0.0)),
+            float(size.get("GPU", 0.0)),
+            float(size.get("memory", math.inf)) / GIGABYTE,
+        )
         types.append(NodeType(known if size else None, min(limits, default=0)))
     if not types:  # machines that were listed by address: whatever they have
         types.append(NodeType(None, most or 0))

@@ -24,8 +24,9 @@ import tune_ddvae
 from tune_ddvae import exit_codes
 from tune_ddvae.errors import ResourceError
 from tune_ddvae.tuning.cluster import autoscaler, shipping
-from tune_ddvae.tuning.cluster.entry import check_cluster, uses_token
-from tune_ddvae.tuning.cluster.resources import Available, View
+from tune_ddvae.tuning.cluster.entry import check_cluster, loopback_kept, uses_token
+from tune_ddvae.tuning.cluster.nodes import total_memory
+from tune_ddvae.tuning.cluster.resources import GIGABYTE, Available, View
 
 ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours reports and records first
@@ -36,6 +37,13 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial that asked for no GPU sees none
     "RAY_USAGE_STATS_ENABLED": "0",
+}
+# Of a Ray that we start: its exporters would tell anyone who asks, token or not. Two of them have a
+# port instead of a switch: with one that cannot be, they log that they do not start, and do not.
+EXPORTERS_OFF = {
+    "RAY_enable_metrics_collection": "0",
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
 }
 # Those that workers read; on a cluster that we join they do not come from us by themselves.
 FOR_WORKERS = ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",)
@@ -56,7 +64,13 @@ class Node:
     address: str
     num_cpus: float  # that Ray gives away there; a head may give none
     num_gpus: float
+    memory_gb: float = 0.0
     is_head: bool = False
+
+    @property
+    def size(self) -> Available:
+        """What Ray gives away there."""
+        return Available(self.num_cpus, self.num_gpus, self.memory_gb)
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ def join_cluster(address: str) -> None:
     with tempfile.TemporaryDirectory(prefix="tune-ddvae-") as staged:
         environment = runtime_env(Path(staged), os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR))
         try:
-            with _on_our_terms():
+            with _on_our_terms(), loopback_kept():
                 ray.init(
                     address=place,  # for auto, Ray would use a token that nobody asked for
                     log_to_driver=False,
@@ -144,17 +158,19 @@ def runtime_env(folder: Path, job_config: str | None) -> dict[str, Any]:
 
 
 def start_ray() -> None:
-    """Start a Ray of our own on this machine, unless a cluster has been joined."""
+    """Start a Ray of our own on this machine, on loopback, unless a cluster has been joined."""
     os.environ.update(ENVIRONMENT)
     if ray.is_initialized():
         return
-    with _on_our_terms():
+    os.environ.update(EXPORTERS_OFF)
+    with _on_our_terms(), loopback_kept():
         ray.init(
             address="local",
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=200_000_000,
+            _memory=total_memory(),  # by which slots are counted; Ray's own is what is free now
         )
 
 
@@ -172,6 +188,7 @@ def alive_nodes() -> tuple[Node, ...]:
             address=node["NodeManagerAddress"],
             num_cpus=node["Resources"].get("CPU", 0.0),
             num_gpus=node["Resources"].get("GPU", 0.0),
+            memory_gb=node["Resources"].get("memory", 0.0) / GIGABYTE,
             is_head=HEAD_RESOURCE in node["Resources"],
         )
         for node in ray.nodes()  # type: ignore[no-untyped-call]
@@ -199,7 +216,7 @@ class Looker:
         if not self._monitor.is_there and not self._reports:
             self._reports = autoscaler.reports_here()
         return View(
-            tuple(Available(node.num_cpus, node.num_gpus) for node in nodes),
+            tuple(node.size for node in nodes),
             sum(not node.is_head for node in nodes),
             autoscaler.growth_of(self._monitor, reports=self._reports),
         )

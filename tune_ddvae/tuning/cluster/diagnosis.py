@@ -33,10 +33,16 @@ class Machine:
     address: str = ""
     num_cpus: float = 0.0  # that Ray gives out
     num_gpus: float = 0.0
+    memory_gb: float = 0.0
     facts: NodeFacts | None = None
     seen: tuple[str, ...] | None = None  # of all probes, once all had written
     ahead_s: float | None = None  # its clock of the driver's; None where it was not told
     error: str = ""  # why it said nothing
+
+    @property
+    def size(self) -> Available:
+        """What Ray gives out there."""
+        return Available(self.num_cpus, self.num_gpus, self.memory_gb)
 
 
 @dataclass(frozen=True)
@@ -275,7 +281,7 @@ def clock_of(ahead_s: float | None) -> Check:
 
 def num_placed(machine: Machine, wanted: Wanted) -> int:
     """How many trials at once Ray would place there."""
-    return num_fitting(Available(machine.num_cpus, machine.num_gpus), wanted.trial)
+    return num_fitting(machine.size, wanted.trial)
 
 
 def _devices(machine: Machine, facts: NodeFacts, wanted: Wanted) -> Check:

@@ -8,12 +8,14 @@ import os
 import platform
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray._common.usage.usage_lib import get_cluster_metadata
-from ray._private import services
+from ray._private import ray_constants, services
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
@@ -60,13 +62,31 @@ def _place(address: str) -> str:
         )
         raise ResourceError(f"--address must be HOST:PORT of a Ray cluster, got {address}: {meant}")
     try:
-        return str(services.canonicalize_bootstrap_address_or_die(address))
+        with loopback_kept():
+            return str(services.canonicalize_bootstrap_address_or_die(address))
     except ConnectionError as error:
         raise ResourceError(f"no Ray cluster was found for --address {address}; {START}") from error
     except (ValueError, OSError) as error:
         raise ResourceError(
             f"--address must be HOST:PORT of a Ray cluster, got {address} ({error}); {START}"
         ) from error
+
+
+@contextmanager
+def loopback_kept() -> Iterator[None]:
+    """Let Ray take loopback for what it is, for one that it starts and in an address that it joins.
+
+    Wherever it is told 127.0.0.1, and where it is told nothing, it puts an address of the machine that
+    others reach, so that all of it listens on every interface. Not so where clusters are not enabled, as
+    on macOS and Windows. The environment variable for that is read when ray is imported, before it is
+    known where a study runs; to join a cluster at another address it makes no difference.
+    """
+    enabled = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
 
 
 def _check_answers(address: str, place: str) -> None:

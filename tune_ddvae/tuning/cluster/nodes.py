@@ -196,21 +196,39 @@ def free_memory() -> int:
     import psutil
 
     free: int = psutil.virtual_memory().available
+    limit = _memory_limit()
+    if limit is None:
+        return free
     try:
-        limit = MEMORY_LIMIT.read_text(encoding="ascii").strip()
         used = int(MEMORY_USED.read_text(encoding="ascii"))
         stat = dict(line.split() for line in MEMORY_STAT.read_text(encoding="ascii").splitlines())
     except OSError:  # no container of this kind
         return free
-    if not limit.isdecimal():
-        return free
     cached = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
-    return max(0, min(free, int(limit) - used + cached))
+    return max(0, min(free, limit - used + cached))
+
+
+def total_memory() -> int:
+    """Bytes that all processes together may take, a container's limit kept."""
+    import psutil
+
+    total: int = psutil.virtual_memory().total
+    limit = _memory_limit()
+    return total if limit is None else min(total, limit)
 
 
 def clock() -> float:
     """What this machine's clock says, in seconds since 1970."""
     return time.time()
+
+
+def _memory_limit() -> int | None:
+    """A container's, in bytes; None where there is none."""
+    try:
+        limit = MEMORY_LIMIT.read_text(encoding="ascii").strip()
+    except OSError:  # no container of this kind
+        return None
+    return int(limit) if limit.isdecimal() else None
 
 
 def _version(name: str) -> str:

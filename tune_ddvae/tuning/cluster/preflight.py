@@ -45,11 +45,7 @@ class Tried:
 
 def trial_nodes(trial: Available) -> tuple[Node, ...]:
     """The nodes of the cluster that could hold a trial."""
-    return tuple(
-        node
-        for node in alive_nodes()
-        if num_fitting(Available(node.num_cpus, node.num_gpus), trial)
-    )
+    return tuple(node for node in alive_nodes() if num_fitting(node.size, trial))
 
 
 def check_versions(on: Collection[Node], *, needs_gpu: bool) -> None:

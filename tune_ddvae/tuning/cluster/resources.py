@@ -9,24 +9,45 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tune_ddvae.errors import ResourceError
+from tune_ddvae.tuning.cluster.nodes import total_memory
 from tune_ddvae.tuning.wording import plural
 
 MOST_AT_ONCE = 8  # by default on one node, where no GPU sets the number
 _SLACK = 1e-6  # 1 / (1 / 49) is just below 49
+GIGABYTE = 10**9
 
 
 @dataclass(frozen=True)
 class Available:
-    """What one node has, or one trial takes."""
+    """What one node has, or one trial takes.
+
+    Attributes:
+        memory_gb: That Ray gives out on a node, infinite where nobody has said; for a trial, 0 asks for
+            none in particular.
+    """
 
     num_cpus: float
     num_gpus: float
+    memory_gb: float = 0.0
 
     def __str__(self) -> str:
-        """In words."""
-        cpus = f"{self.num_cpus:g} {plural('CPU', self.num_cpus)}"
-        gpus = f"{self.num_gpus:g} {plural('GPU', self.num_gpus)}"
-        return f"{gpus} and {cpus}" if self.num_gpus else cpus
+        """In words; of memory nothing where there is nothing to say."""
+        words = [f"{self.num_gpus:g} {plural('GPU', self.num_gpus)}"] if self.num_gpus else []
+        words.append(f"{self.num_cpus:g} {plural('CPU', self.num_cpus)}")
+        if 0 < self.memory_gb < math.inf:
+            words.append(memory_text(self.memory_gb))
+        return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory as Ray counts it; not for one that nobody has said."""
+        return round(self.memory_gb * GIGABYTE)
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What Ray is asked for, for such a trial."""
+        asked = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": float(self.memory_bytes)}
+        return {what: number for what, number in asked.items() if number or what == "CPU"}
 
 
 @dataclass(frozen=True)
@@ -77,11 +98,12 @@ class Slots:
     concurrent: int
     num_cpus: float
     num_gpus: float
+    memory_gb: float = 0.0  # 0: none in particular
 
     @property
     def trial(self) -> Available:
         """What one trial takes."""
-        return Available(self.num_cpus, self.num_gpus)
+        return Available(self.num_cpus, self.num_gpus, self.memory_gb)
 
     @property
     def latest(self) -> int:
@@ -99,11 +121,12 @@ class Slots:
 
 
 def local_resources() -> Available:
-    """CPUs this process may use, and GPUs that torch sees."""
+    """CPUs and memory that this process may use, and GPUs that torch sees."""
     import torch
 
     num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Available(float(num_cpus or 1), float(torch.cuda.device_count()))
+    num_gpus = float(torch.cuda.device_count())
+    return Available(float(num_cpus or 1), num_gpus, total_memory() / GIGABYTE)
 
 
 def make_slots(
@@ -112,6 +135,7 @@ def make_slots(
     max_concurrent: int | None = None,
     cpus_per_trial: float | None = None,
     gpus_per_trial: float | None = None,
+    memory_per_trial: float | None = None,
 ) -> Slots:
     """Slots on one machine for what was asked, filled in by what there is.
 
@@ -125,10 +149,16 @@ def make_slots(
         max_concurrent=max_concurrent,
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
+        memory_per_trial=memory_per_trial,
     )
     most = max_concurrent or (num_fitting(available, trial) if trial.num_gpus else MOST_AT_ONCE)
     concurrent = min(num_fitting(available, trial), most)
-    return Slots(concurrent=concurrent, num_cpus=trial.num_cpus, num_gpus=trial.num_gpus)
+    return Slots(
+        concurrent=concurrent,
+        num_cpus=trial.num_cpus,
+        num_gpus=trial.num_gpus,
+        memory_gb=trial.memory_gb,
+    )
 
 
 def trial_size(
@@ -137,12 +167,13 @@ def trial_size(
     max_concurrent: int | None = None,
     cpus_per_trial: float | None = None,
     gpus_per_trial: float | None = None,
+    memory_per_trial: float | None = None,
 ) -> Available:
     """What one trial takes: as asked, else filled in by what the nodes have.
 
     Without a word from the user it takes a GPU where there are any; and the most CPUs with which as
-    many trials fit as the GPUs hold, or without GPUs as many as there are CPUs, at most eight a node.
-    Where no node is there yet, nodes that may be added are counted instead.
+    many trials fit as the GPUs hold, or without GPUs as many as there are CPUs, at most eight a node;
+    and no memory in particular. Where no node is there yet, nodes that may be added are counted instead.
 
     Raises:
         ResourceError: No node that there is or may be holds such a trial; names asked and available.
@@ -156,7 +187,7 @@ def trial_size(
         raise ResourceError(
             f"--gpus-per-trial must be a share of one GPU or a whole number, got {gpus:g}"
         )
-    asked = Available(cpus_per_trial or 1.0, gpus)
+    asked = Available(cpus_per_trial or 1.0, gpus, memory_per_trial or 0.0)
     check_holdable(view, asked)
     nodes = [node for node in view.nodes if num_fitting(node, asked)] or to_come
     if cpus_per_trial is not None or not nodes:
@@ -167,19 +198,22 @@ def trial_size(
     )
     wanted = max_concurrent or wanted
     cpus = float(max(math.floor(node.num_cpus) for node in nodes))
-    while cpus > 1 and sum(num_fitting(node, Available(cpus, gpus)) for node in nodes) < wanted:
+    while cpus > 1 and sum(num_fitting(n, replace(asked, num_cpus=cpus)) for n in nodes) < wanted:
         cpus -= 1.0
-    return Available(max(1.0, cpus), gpus)
+    return replace(asked, num_cpus=max(1.0, cpus))
 
 
 def num_fitting(node: Available, trial: Available) -> int:
     """How many such trials a node holds at once; a share of a GPU lies on one and never spans two."""
-    by_cpus = math.floor(node.num_cpus / trial.num_cpus + _SLACK)
-    if not trial.num_gpus:
-        return by_cpus
+    fitting = [math.floor(node.num_cpus / trial.num_cpus + _SLACK)]
     if trial.num_gpus >= 1:
-        return min(by_cpus, math.floor(node.num_gpus / trial.num_gpus))
-    return min(by_cpus, math.floor(node.num_gpus) * math.floor(1 / trial.num_gpus + _SLACK))
+        fitting.append(math.floor(node.num_gpus / trial.num_gpus))
+    elif trial.num_gpus:
+        fitting.append(math.floor(node.num_gpus) * math.floor(1 / trial.num_gpus + _SLACK))
+    if trial.memory_bytes and node.memory_gb < math.inf:
+        # To the byte, as Ray counts: a trial that lacks one would wait for ever.
+        fitting.append(node.memory_bytes // trial.memory_bytes)
+    return min(fitting)
 
 
 def num_held(view: View, trial: Available) -> int:
@@ -202,11 +236,16 @@ def is_promised(view: View, trial: Available) -> bool:
     """Whether a node that holds such a trial is known to be among those that may still be added.
 
     Where an autoscaler does not say what it may add, it says itself when it cannot. Machines that were
-    listed by their addresses are as large as they are: nobody knows before they have come.
+    listed by their addresses are as large as they are: nobody knows before they have come. Nor how much
+    memory those of a kind will have where the cluster's file says nothing of it.
     """
     if view.growth is None or not view.growth.types:
         return may_come(view, trial)
-    known = tuple(kind for kind in view.growth.types if kind.size is not None)
+    known = tuple(
+        kind
+        for kind in view.growth.types
+        if kind.size is not None and not (trial.memory_gb and kind.size.memory_gb == math.inf)
+    )
     return bool(known) and may_come(replace(view, growth=replace(view.growth, types=known)), trial)
 
 
@@ -234,13 +273,37 @@ def check_holdable(view: View, trial: Available) -> None:
                 f"{option} asks for {asked:g} {what} a trial, and there are {most:g}{one}: "
                 "no trial could ever start"
             )
+    most_memory = max(node.memory_gb for node in sizes)
+    if trial.memory_gb > most_memory:
+        raise ResourceError(
+            f"--memory-per-trial asks for {memory_text(trial.memory_gb)} a trial, and there are "
+            f"{_rounded_down(most_memory):g}{one}: no trial could ever start"
+        )
+    options = "--cpus-per-trial or --gpus-per-trial"
+    if trial.memory_gb:
+        options = "--cpus-per-trial, --gpus-per-trial or --memory-per-trial"
+    together = "both" if len(trial.bundle) == 2 else "all of it"
     raise ResourceError(
-        f"a trial takes {trial}, and no node has both; nodes have: {sizes_text(sizes)}. Ask for less "
-        "with --cpus-per-trial or --gpus-per-trial"
+        f"a trial takes {trial}, and no node has {together}; nodes have: {sizes_text(sizes, trial)}. "
+        f"Ask for less with {options}"
     )
 
 
-def sizes_text(nodes: Sequence[Available]) -> str:
-    """What the nodes have, largest first, each kind once."""
-    largest = sorted(nodes, key=lambda node: (node.num_gpus, node.num_cpus), reverse=True)
-    return "; ".join(str(node) for node in dict.fromkeys(largest)) or "none"
+def sizes_text(nodes: Sequence[Available], trial: Available) -> str:
+    """What the nodes have, largest first, each kind once; their memory where the trial asks for some."""
+    shown = [
+        replace(node, memory_gb=_rounded_down(node.memory_gb) if trial.memory_gb else 0.0)
+        for node in nodes
+    ]
+    largest = sorted(shown, key=lambda n: (n.num_gpus, n.num_cpus, n.memory_gb), reverse=True)
+    return "; ".join(dict.fromkeys(map(str, largest))) or "none"
+
+
+def memory_text(memory_gb: float) -> str:
+    """An amount of memory in words."""
+    return f"{memory_gb:g} GB of memory"
+
+
+def _rounded_down(memory_gb: float) -> float:
+    """To what people read: never as much as was asked for where there is less."""
+    return memory_gb if memory_gb == math.inf else math.floor(memory_gb * 10) / 10

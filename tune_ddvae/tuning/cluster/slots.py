@@ -114,6 +114,11 @@ class ClusterSlots:
         return self.trial.num_gpus
 
     @property
+    def memory_gb(self) -> float:
+        """Memory that one trial takes; 0 where it asks for none in particular."""
+        return self.trial.memory_gb
+
+    @property
     def concurrent(self) -> int:
         """How many trials may be handed out now; at least one."""
         self._refresh()
@@ -144,11 +149,16 @@ class ClusterSlots:
 
     def there_is(self) -> str:
         """What the cluster's nodes have, in words."""
-        return sizes_text(self._view.nodes)
+        return sizes_text(self._view.nodes, self.trial)
 
     def now(self) -> Slots:
         """As they stand now."""
-        return Slots(concurrent=self.concurrent, num_cpus=self.num_cpus, num_gpus=self.num_gpus)
+        return Slots(
+            concurrent=self.concurrent,
+            num_cpus=self.num_cpus,
+            num_gpus=self.num_gpus,
+            memory_gb=self.memory_gb,
+        )
 
     def _refresh(self) -> None:
         if self._clock() - self._looked >= LOOK_EVERY_S:

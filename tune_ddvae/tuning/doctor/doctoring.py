@@ -24,7 +24,14 @@ from tune_ddvae.tuning.assemble import largest_model
 from tune_ddvae.tuning.cluster import diagnosis, nodes
 from tune_ddvae.tuning.cluster.diagnosis import Machine, Row, Wanted
 from tune_ddvae.tuning.cluster.facts import Check, Need, State
-from tune_ddvae.tuning.cluster.resources import Available, View, may_come, num_held, trial_size
+from tune_ddvae.tuning.cluster.resources import (
+    GIGABYTE,
+    Available,
+    View,
+    may_come,
+    num_held,
+    trial_size,
+)
 from tune_ddvae.tuning.cluster.storage_probe import remove_probes
 from tune_ddvae.tuning.doctor.rounds import Round, alone, round_of
 from tune_ddvae.tuning.doctor.servers import record_of, tracking_of
@@ -34,7 +41,8 @@ from tune_ddvae.tuning.storage.place import Place, place_at, tracking_folder
 from tune_ddvae.tuning.tracking.tracking import absolute_uri, default_tracking_uri
 from tune_ddvae.tuning.wording import plural
 
-TRIAL_BYTES = 1_000_000_000  # of memory: torch and Ray 0.8 GB, a small model and its data the rest
+# Of memory, where nobody says: torch and Ray 0.8 GB, a small model and its data the rest.
+TRIAL_BYTES = 1_000_000_000
 NO_STUDY = "tune-ddvae-doctor"  # a name that no study and no experiment has
 
 
@@ -50,6 +58,7 @@ class Question:
     data_dir: str | None = None
     cpus_per_trial: float | None = None
     gpus_per_trial: float | None = None
+    memory_per_trial: float | None = None  # GB
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,7 @@ def examine(question: Question, tell: Callable[[str], None]) -> Examination:
         whole["trials"] = room
     wanted = Wanted(
         trial=trial,
-        trial_memory=TRIAL_BYTES,
+        trial_memory=trial.memory_bytes or TRIAL_BYTES,
         storage_bytes=_needed(question, num_held(found.view, trial)),
         handed_over=_handed_over(need) if found.nodes else frozenset(),
     )
@@ -191,11 +200,16 @@ def make_need(question: Question, place: Place) -> Need:
 
 def room_for_trials(question: Question, view: View) -> tuple[Available, Check]:
     """What one trial takes, and whether there is room for one."""
-    cpus, gpus = question.cpus_per_trial, question.gpus_per_trial
+    cpus, gpus, memory = (
+        question.cpus_per_trial,
+        question.gpus_per_trial,
+        question.memory_per_trial,
+    )
     try:
-        trial = trial_size(view, cpus_per_trial=cpus, gpus_per_trial=gpus)
+        trial = trial_size(view, cpus_per_trial=cpus, gpus_per_trial=gpus, memory_per_trial=memory)
     except ResourceError as error:
-        return Available(cpus or 1.0, gpus or 0.0), Check(State.BAD, str(error))
+        asked = Available(cpus or 1.0, gpus or 0.0, memory or 0.0)
+        return asked, Check(State.BAD, str(error))
     held = num_held(view, trial)
     if held:
         words = f"{held} {plural('trial', held)} at once, each with {trial}"
@@ -238,6 +252,7 @@ def _look_here(need: Need) -> Machine:
         host=facts.host,
         num_cpus=float(devices.num_cpus),
         num_gpus=float(len(devices.gpus)),
+        memory_gb=nodes.total_memory() / GIGABYTE,
         facts=facts,
     )
 

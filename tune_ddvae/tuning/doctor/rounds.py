@@ -10,7 +10,7 @@ from tune_ddvae.tuning.cluster import cluster, nodes, storage_probe
 from tune_ddvae.tuning.cluster.cluster import Answer, Node
 from tune_ddvae.tuning.cluster.diagnosis import Machine
 from tune_ddvae.tuning.cluster.facts import Need
-from tune_ddvae.tuning.cluster.resources import Available, View
+from tune_ddvae.tuning.cluster.resources import View
 from tune_ddvae.tuning.wording import plural
 
 LOOK_S = 90.0  # torch from a slow disk, on a busy machine
@@ -35,7 +35,7 @@ class Round:
 
 def alone(driver: Machine) -> Round:
     """The round of one machine."""
-    return Round(driver=driver, nodes=(), view=View((_size(driver),)))
+    return Round(driver=driver, nodes=(), view=View((driver.size,)))
 
 
 def round_of(address: str, driver: Machine, need: Need, tell: Callable[[str], None]) -> Round:
@@ -81,6 +81,7 @@ def _asked(driver: Machine, need: Need, tell: Callable[[str], None]) -> Round:
             address=node.address,
             num_cpus=node.num_cpus,
             num_gpus=node.num_gpus,
+            memory_gb=node.memory_gb,
             facts=looked[node.id].value,
             seen=seen.get(node.id, SILENT).value,
             ahead_s=ahead(clocks.get(node.id, SILENT).value, before, after),
@@ -102,8 +103,4 @@ def _view(there: Sequence[Node]) -> View:
     try:
         return cluster.Looker()()
     except ResourceError:  # its head is silent, which its row says; what is there, is there
-        return View(tuple(Available(node.num_cpus, node.num_gpus) for node in there))
-
-
-def _size(machine: Machine) -> Available:
-    return Available(machine.num_cpus, machine.num_gpus)
+        return View(tuple(node.size for node in there))

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tune_ddvae.config import TrialConfig, to_flat
 from tune_ddvae.spec import Space, StudySpec, flat_space
-from tune_ddvae.tuning.cluster.resources import Slots
+from tune_ddvae.tuning.cluster.resources import Slots, memory_text
 from tune_ddvae.tuning.planning.plan import Plan, space_rows
 from tune_ddvae.tuning.tracking.tracking import without_password
 from tune_ddvae.tuning.wording import duration, file_size, first_line, measured_on, number, plural
@@ -129,6 +129,8 @@ def _slots_text(slots: Slots) -> str:
     text = f"{slots.concurrent} {plural('trial', slots.concurrent)}, each with "
     text += f"{slots.num_cpus:g} {plural('CPU', slots.num_cpus)}"
     gpus = f"{slots.num_gpus:g} {plural('GPU', slots.num_gpus)}" if slots.num_gpus else "no GPU"
+    if slots.memory_gb:
+        return f"{text}, {gpus} and {memory_text(slots.memory_gb)}"
     return f"{text} and {gpus}"
 
 

@@ -67,7 +67,7 @@ def run(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots.most)
     memory = Memory()
     tuner = tune.Tuner(
-        tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([_bundle(slots)])),
+        tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([slots.trial.bundle])),
         tune_config=TuneConfig(
             num_samples=-1,
             search_alg=StudySearcher(study, slots, switch, files),
@@ -319,10 +319,3 @@ def _assignment(trial: Any) -> Assignment:
 def _trial_name(trial: Any) -> str:
     assignment = _assignment(trial)
     return attempt_name(assignment.number, assignment.attempt)
-
-
-def _bundle(slots: Slots | ClusterSlots) -> dict[str, float]:
-    bundle = {"CPU": slots.num_cpus}
-    if slots.num_gpus:
-        bundle["GPU"] = slots.num_gpus
-    return bundle

@@ -22,7 +22,10 @@ _NODE_GONE = re.compile(
 _ENDED_BY_RAY = re.compile(r"low on memory|OutOfMemoryError", re.IGNORECASE)
 _SIGNAL = re.compile(r"receives a (SIG[A-Z]+)")
 _SILENT = re.compile(r"out of memory|\boom\b", re.IGNORECASE)
-_ADVICE = "if memory is short, run fewer trials at once with --max-concurrent"
+_ADVICE = (
+    "if memory is short, run fewer trials at once with --max-concurrent, or ask for memory with "
+    "--memory-per-trial"
+)
 _LONGEST = 200
 
 

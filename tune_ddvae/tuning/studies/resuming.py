@@ -25,12 +25,18 @@ def study_words(command: str) -> list[str]:
     """The words of a recorded study command, without the Python that ran it.
 
     Raises:
-        RecordError: It is no such command.
+        RecordError: It is no such command, or a Slurm job's: the cluster that its study was told to
+            join has ended with it.
     """
     try:
         words = shlex.split(command)
     except ValueError:
         words = []
+    if words[:1] == ["sbatch"]:
+        raise RecordError(
+            "the study ran as a Slurm job, which had a Ray cluster of its own: go on with it by "
+            f"submitting that job again, in the folder where it was: {shown(command)}"
+        )
     if words[1:3] != ["-m", MODULE] or len(words) == 3:
         raise RecordError(
             f"the study's record must name the command that goes on with it, got {command!r}: start "
@@ -51,7 +57,7 @@ def resumed_words(
         address: Of the job server that it is to be sent to, if it is to be sent.
 
     Raises:
-        RecordError: Nothing says which; or a password is missing.
+        RecordError: Nothing says which; it was a Slurm job; or a password is missing.
     """
     changed: dict[str, str | None] = {"--tracking-uri": tracking_uri} if tracking_uri else {}
     if found.jobs:
