@@ -203,7 +203,8 @@ wait "$waiting" || give_up
 if [[ -n $signal ]]; then give_up; fi
 
 # What goes on with the study is this job again, not the command below, whose address ends with it. $0 is
-# Slurm's copy; its Command is what was submitted (in some versions with the words behind it).
+# Slurm's copy; its Command is what was submitted (in some versions with the words behind it). Options of
+# sbatch cannot be had: who gave some gives them again.
 script=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p') || script=''
 script=${script%" $*"}
 script=${script#"${SLURM_SUBMIT_DIR:-$PWD}/"}
@@ -213,7 +214,7 @@ import sys
 
 from tune_ddvae.tuning.addresses import without_password
 
-print("sbatch [your options]", shlex.join(map(without_password, sys.argv[1:])))
+print("sbatch", shlex.join(map(without_password, sys.argv[1:])))
 PYTHON
 )
 

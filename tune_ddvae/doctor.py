@@ -32,7 +32,7 @@ option is refused."""
 @click.option("--gpus-per-trial", type=FiniteRange(min=0), help="May be a fraction.")
 @click.option(
     "--memory-per-trial",
-    type=FiniteRange(min=0, min_open=True),
+    type=FiniteRange(min=0.001, max=1e6),
     metavar="GB",
     help="Memory one takes: no more run at once than have it.",
 )

@@ -34,7 +34,7 @@ there already."""
 @click.option("--gpus-per-trial", type=FiniteRange(min=0), help="May be a fraction.")
 @click.option(
     "--memory-per-trial",
-    type=FiniteRange(min=0, min_open=True),
+    type=FiniteRange(min=0.001, max=1e6),
     metavar="GB",
     help="Memory one takes: no more run at once than have it.",
 )
@@ -219,7 +219,7 @@ def _run(
     from tune_ddvae.tuning.planning import screen as plan_screen
     from tune_ddvae.tuning.reporting import summary_screen
     from tune_ddvae.tuning.session import run_session
-    from tune_ddvae.tuning.signals import terminate_cleanly
+    from tune_ddvae.tuning.signals import ending_in_time, terminate_cleanly
 
     terminate_cleanly()
     asked = Options(**options)
@@ -230,8 +230,9 @@ def _run(
         else:
             console.print(plan_screen.render(planned))
         return
-    request = make_request(file, spec, asked, console)
-    ended = run_session(request, console)
+    with ending_in_time():
+        request = make_request(file, spec, asked, console)
+        ended = run_session(request, console)
     with reader_may_go():  # the exit code is said in any case
         if as_json:
             click.echo(json.dumps(ended.summary.to_json(), indent=2))

@@ -153,7 +153,7 @@ def test_the_study_is_told_that_the_job_goes_on_with_it(shown, run):
     job = run(*AWKWARD, STANDIN_COMMAND=shown)
     assert job.end() == 0, job.stderr
     (line,) = job.notes("submitted as ")
-    options = "sbatch [your options] "
+    options = "sbatch "
     assert line.startswith(options)
     assert shlex.split(line.removeprefix(options)) == ["/home/me/lab/slurm.sh", *AWKWARD]
 
@@ -161,7 +161,7 @@ def test_the_study_is_told_that_the_job_goes_on_with_it(shown, run):
 def test_a_script_of_the_submitting_folder_is_named_from_there(run):
     job = run(SLURM_SUBMIT_DIR="/home/me/lab", STANDIN_COMMAND="/home/me/lab/cluster/slurm.sh")
     assert job.end() == 0, job.stderr
-    assert job.notes("submitted as ") == ["sbatch [your options] cluster/slurm.sh sparsity"]
+    assert job.notes("submitted as ") == ["sbatch cluster/slurm.sh sparsity"]
 
 
 def test_the_line_that_goes_on_has_no_password(run):

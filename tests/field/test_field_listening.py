@@ -57,5 +57,5 @@ def test_a_study_on_one_machine_listens_on_loopback_only_and_tells_nobody_anythi
         found = listening(driver)
         assert {"gcs_server", "raylet"} <= set(found.values())
         assert {at: who for at, who in found.items() if not is_loopback(at[0])} == {}
-        told = {who: [*answers(f"127.0.0.1:{port}")] for (_, port), who in found.items()}
+        told = {(who, port): [*answers(f"127.0.0.1:{port}")] for (_, port), who in found.items()}
         assert not any(told.values()), told

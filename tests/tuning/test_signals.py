@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from tune_ddvae import exit_codes
+from tune_ddvae.tuning import signals
 from tune_ddvae.tuning.signals import (
     StopSwitch,
     ending_in_time,
@@ -31,6 +32,7 @@ KEPT = "what was recorded is kept; the same command goes on"
 SIGNALS = [
     (signal.SIGINT, "interrupted", exit_codes.INTERRUPTED),
     (signal.SIGTERM, "terminated", exit_codes.TERMINATED),
+    (signal.SIGHUP, "terminated", exit_codes.TERMINATED),
 ]
 
 
@@ -88,6 +90,25 @@ def test_an_end_in_time_calls_the_hard_end_off(monkeypatch):
     assert not ended.wait(0.2)
     assert signal.set_wakeup_fd(-1) == -1
     assert [thread.name for thread in threading.enumerate() if thread.name == "end"] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_comes_twice_by_two_ways_is_one(number, monkeypatch):
+    with signals_stop(StopSwitch()):
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        monkeypatch.setattr(signals, "ECHO_S", 0.0)
+        with pytest.raises(SystemExit):
+            signal.raise_signal(number)
+
+
+def test_who_is_started_to_outlive_its_terminal_does():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as by nohup
+    switch = StopSwitch()
+    terminate_cleanly()
+    with signals_stop(switch):
+        signal.raise_signal(signal.SIGHUP)
+    assert not switch.is_set()
 
 
 def test_an_exit_that_ray_makes_of_the_second_signal_keeps_the_signals_code():

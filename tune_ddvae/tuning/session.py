@@ -11,6 +11,7 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from tune_ddvae.tuning.reporting.summary import Summary, summarise
 from tune_ddvae.tuning.running import engine
 from tune_ddvae.tuning.running.live import Conditions, LiveStudy
 from tune_ddvae.tuning.running.progress import Progress
-from tune_ddvae.tuning.signals import StopSwitch, ending_in_time, exit_code_of, signals_stop
+from tune_ddvae.tuning.signals import StopSwitch, exit_code_of, signals_stop
 from tune_ddvae.tuning.storage import disk
 from tune_ddvae.tuning.storage.bucket import Bucket, says_away
 from tune_ddvae.tuning.storage.lock import sole_driver
@@ -51,6 +52,7 @@ from tune_ddvae.tuning.tracking.view import FOLDER_TAG
 from tune_ddvae.tuning.trials import State
 
 PATIENCE_S = 30.0  # for a tracking server that is slow to take the last of it
+NO_REPORT = "the report was broken off; the same command makes it"
 HASTE_S = 8.0  # the same after a signal: Slurm and Kubernetes give 30 s in all
 
 
@@ -132,7 +134,7 @@ def _run_session(request: Request, console: Console) -> Ended:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not isinstance(request.folder, Bucket):
         request.folder.mkdir(parents=True, exist_ok=True)
-    with ending_in_time(), _held(request), _open_study(request) as study:
+    with _held(request), _open_study(request) as study:
         switch = StopSwitch()
         started = time.monotonic()
         if study.is_complete:
@@ -142,7 +144,10 @@ def _run_session(request: Request, console: Console) -> Ended:
         code = exit_code(study, switch.reason)
         report = None
         if code == exit_codes.COMPLETE and request.report:
-            report = _report(request, study, tracked, console)
+            if exit_code_of(switch.reason) is None:
+                report = _report(request, study, tracked, console)
+            else:  # the last trial ended as the signal came, and a report takes longer than it leaves
+                _tell(console, NO_REPORT)
         summary = summarise(
             study,
             name=request.name,
@@ -156,7 +161,7 @@ def _run_session(request: Request, console: Console) -> Ended:
             report=report,
         )
         if not tracked.is_whole:
-            console.print(f"warning: {tracked}", markup=False, soft_wrap=True)
+            _tell(console, str(tracked))
         return Ended(summary, code)
 
 
@@ -309,9 +314,7 @@ def _report(request: Request, study: LiveStudy, tracked: Tracked, console: Conso
     """Make the report; whatever happens meanwhile, the study is complete and is shown as that."""
     from tune_ddvae.tuning.reporting.report import report_on  # loads Matplotlib, for this end alone
 
-    def tell(line: str) -> None:
-        console.print(f"warning: {line}", markup=False, soft_wrap=True)
-
+    tell = partial(_tell, console)
     try:
         with console.status("drawing the report"):
             return report_on(
@@ -323,8 +326,12 @@ def _report(request: Request, study: LiveStudy, tracked: Tracked, console: Conso
                 tell=tell,
             )
     except (KeyboardInterrupt, SystemExit):  # a signal
-        tell("the report was broken off; the same command makes it")
+        tell(NO_REPORT)
         return None
+
+
+def _tell(console: Console, line: str) -> None:
+    console.print(f"warning: {line}", markup=False, soft_wrap=True)
 
 
 @contextmanager

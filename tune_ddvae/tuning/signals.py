@@ -1,13 +1,14 @@
-"""Ctrl-C and SIGTERM set the stop switch while trials train, and end the process before that."""
+"""Ctrl-C, SIGTERM and a closed terminal: the stop switch while trials train, the end before that."""
 
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from tune_ddvae import exit_codes
 
@@ -16,7 +17,12 @@ ENDS_WITHIN_S = 28.0  # after a signal: Slurm, Kubernetes and spot machines give
 _CODES = {
     signal.SIGINT: ("interrupted", exit_codes.INTERRUPTED),
     signal.SIGTERM: ("terminated", exit_codes.TERMINATED),
+    signal.SIGHUP: (
+        "terminated",
+        exit_codes.TERMINATED,
+    ),  # its terminal, or the line to it, is gone
 }
+ECHO_S = 0.5  # a launcher that signals a process and its group, or passes on what both got, does it twice
 _GOES_ON = "what was recorded is kept; the same command goes on"
 
 
@@ -45,17 +51,24 @@ class StopSwitch:
 
 @contextmanager
 def signals_stop(switch: StopSwitch) -> Iterator[None]:
-    """Route both signals to the switch; a second one while stopping ends the process at once."""
+    """Route signals to the switch; a second one while stopping ends the process at once."""
     ends: list[SystemExit] = []
+    first: tuple[int, float] = (0, 0.0)
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal first
         reason, code = _CODES[signal.Signals(number)]
-        if switch.is_set():
+        is_echo = number == first[0] and time.monotonic() - first[1] < ECHO_S
+        if not switch.is_set():
+            switch.set(reason)
+            first = number, time.monotonic()
+        elif (
+            number == signal.SIGINT or not is_echo
+        ):  # a person presses Ctrl-C as often as they mean it
             ends.append(_ended(reason, code))
             raise ends[-1]
-        switch.set(reason)
 
-    before = {number: signal.signal(number, handle) for number in _CODES}
+    before = _handled_by(handle)
     try:
         yield
     except SystemExit as error:
@@ -96,17 +109,17 @@ def exit_code_of(reason: str) -> int | None:
 
 
 def terminate_cleanly() -> None:
-    """Let SIGTERM unwind the stack, as Ctrl-C does, so that locks and workers are let go."""
+    """Let SIGTERM and SIGHUP unwind the stack, as Ctrl-C does, so that locks and workers are let go."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
         raise _ended(*_CODES[signal.Signals(number)])
 
-    signal.signal(signal.SIGTERM, handle)
+    _handled_by(handle, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def signals_end(told: str) -> Iterator[None]:
-    """Let both signals unwind the stack, where no later command goes on with what is under way.
+    """Let signals unwind the stack, where no later command goes on with what is under way.
 
     Args:
         told: What then becomes of it, for the user.
@@ -115,12 +128,23 @@ def signals_end(told: str) -> Iterator[None]:
     def handle(number: int, _frame: FrameType | None) -> None:
         raise _ended(*_CODES[signal.Signals(number)], told)
 
-    before = {number: signal.signal(number, handle) for number in _CODES}
+    before = _handled_by(handle)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _handled_by(
+    handle: Callable[[int, FrameType | None], None], *numbers: signal.Signals
+) -> dict[signal.Signals, Any]:
+    """Set a handler for these signals, or for all of ours; those there were before."""
+    ignored = (
+        {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    )  # nohup
+    wanted = [number for number in numbers or _CODES if number not in ignored]
+    return {number: signal.signal(number, handle) for number in wanted}
 
 
 def _ended(reason: str, code: int, told: str = _GOES_ON) -> SystemExit:
@@ -139,9 +163,10 @@ def _end_hard(hears: socket.socket, limit_s: float) -> None:
     if heard is not None:
         return
     reason, code = _CODES[signal.Signals(number)]
+    cursor = "\x1b[?25h" if os.isatty(2) else ""  # a live table has hidden it
     told = (
-        f"{reason}: record, storage or Ray did not let go within {limit_s:g} s, so this process ends "
-        f"without them; {_GOES_ON}\n"
+        f"{cursor}{reason}: record, storage or Ray did not let go within {limit_s:g} s, so this "
+        f"process ends without them; {_GOES_ON}\n"
     )
     # Whoever reads our stderr may hang as well.
     telling = threading.Thread(target=os.write, args=[2, told.encode()], daemon=True)

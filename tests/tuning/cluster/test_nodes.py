@@ -219,3 +219,8 @@ def test_a_containers_memory_is_what_its_limit_leaves(tmp_path, monkeypatch):
     (tmp_path / "MEMORY_LIMIT").write_text("max\n")
     assert free_memory() > 1_000_000
     assert total_memory() >= free_memory()
+    monkeypatch.setattr(nodes, "MEMORY_LIMIT", tmp_path / "none")
+    monkeypatch.setattr(nodes, "MEMORY_USED", tmp_path / "none")
+    monkeypatch.setattr(nodes, "OLD_MEMORY_LIMIT", tmp_path / "old")
+    (tmp_path / "old").write_text("2000000\n")
+    assert total_memory() == free_memory() == 2_000_000

@@ -249,6 +249,8 @@ def test_as_many_trials_run_at_once_as_have_the_memory_that_they_ask_for():
 def test_fewer_trials_for_want_of_memory_leave_more_cpus_for_each():
     assert make_slots(with_memory(16), memory_per_trial=5.0).num_cpus == 2.0
     assert make_slots(with_memory(16), memory_per_trial=9.0).num_cpus == 8.0
+    # Asking for more at once than have the memory leaves those that run no less.
+    assert make_slots(with_memory(16), memory_per_trial=9.0, max_concurrent=8).num_cpus == 8.0
 
 
 @pytest.mark.parametrize("num_bytes", [1, 3, 25_325_268_992, 25_325_268_993, 2**45 + 1])

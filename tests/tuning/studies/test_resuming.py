@@ -61,7 +61,7 @@ def test_what_is_no_study_command_is_never_run(recorded):
 
 @pytest.mark.parametrize("address", [None, "http://head:8265"])
 def test_a_slurm_jobs_study_is_not_sent_to_the_cluster_that_ended_with_the_job(address):
-    line = "sbatch [your options] cluster/slurm.sh sparsity --set 'a/b=c d'"
+    line = "sbatch cluster/slurm.sh sparsity --set 'a/b=c d'"
     with pytest.raises(RecordError) as raised:
         words_of(listed(command=line), address=address)
     assert str(raised.value).endswith(

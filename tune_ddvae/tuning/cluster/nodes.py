@@ -39,6 +39,7 @@ for index in range(max(1, torch.cuda.device_count())):
     assert (torch.ones(64, device=f"cuda:{index}") * 2).sum().item() == 128
 print(json.dumps([torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]))
 """
+OLD_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of version 1 of cgroups
 MEMORY_LIMIT, MEMORY_USED, MEMORY_STAT = (  # of a container, where there is one
     Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current", "memory.stat")
 )
@@ -202,8 +203,8 @@ def free_memory() -> int:
     try:
         used = int(MEMORY_USED.read_text(encoding="ascii"))
         stat = dict(line.split() for line in MEMORY_STAT.read_text(encoding="ascii").splitlines())
-    except OSError:  # no container of this kind
-        return free
+    except OSError:  # not by a container of this kind
+        return min(free, limit)
     cached = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
     return max(0, min(free, limit - used + cached))
 
@@ -224,11 +225,13 @@ def clock() -> float:
 
 def _memory_limit() -> int | None:
     """A container's, in bytes; None where there is none."""
-    try:
-        limit = MEMORY_LIMIT.read_text(encoding="ascii").strip()
-    except OSError:  # no container of this kind
-        return None
-    return int(limit) if limit.isdecimal() else None
+    for file in (MEMORY_LIMIT, OLD_MEMORY_LIMIT):
+        try:
+            limit = file.read_text(encoding="ascii").strip()
+        except OSError:  # no container of this kind
+            continue
+        return int(limit) if limit.isdecimal() else None
+    return None
 
 
 def _version(name: str) -> str:

@@ -196,7 +196,7 @@ def trial_size(
         num_fitting(node, asked) if gpus else min(MOST_AT_ONCE, num_fitting(node, asked))
         for node in nodes
     )
-    wanted = max_concurrent or wanted
+    wanted = min(max_concurrent or wanted, sum(num_fitting(node, asked) for node in nodes))
     cpus = float(max(math.floor(node.num_cpus) for node in nodes))
     while cpus > 1 and sum(num_fitting(n, replace(asked, num_cpus=cpus)) for n in nodes) < wanted:
         cpus -= 1.0

@@ -10,10 +10,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, dist
 
 from tune_ddvae.config import TrialConfig, to_flat
 from tune_ddvae.spec import Choice, Space, StudySpec
+from tune_ddvae.tuning.addresses import without_password
 from tune_ddvae.tuning.cluster.resources import Slots
 from tune_ddvae.tuning.planning.forecast import expected_epochs
 from tune_ddvae.tuning.storage.place import Place
-from tune_ddvae.tuning.tracking.tracking import without_password
 from tune_ddvae.tuning.wording import first_line, measured_on
 
 CHECKPOINTS_KEPT = 3  # of each trial: the two newest and the best epoch's

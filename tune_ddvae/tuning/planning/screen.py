@@ -12,9 +12,9 @@ from rich.text import Text
 
 from tune_ddvae.config import TrialConfig, to_flat
 from tune_ddvae.spec import Space, StudySpec, flat_space
+from tune_ddvae.tuning.addresses import without_password
 from tune_ddvae.tuning.cluster.resources import Slots, memory_text
 from tune_ddvae.tuning.planning.plan import Plan, space_rows
-from tune_ddvae.tuning.tracking.tracking import without_password
 from tune_ddvae.tuning.wording import duration, file_size, first_line, measured_on, number, plural
 
 ALWAYS_SHOWN = ("data/name", "prior/kind", "likelihood/kind")  # defaults too: they say what it is

@@ -11,12 +11,12 @@ from typing import Any
 from tune_ddvae.config import Direction, Value
 from tune_ddvae.spec import StudySpec
 from tune_ddvae.tuning import provenance
+from tune_ddvae.tuning.addresses import without_password
 from tune_ddvae.tuning.running.live import LiveStudy
 from tune_ddvae.tuning.search import ranking
 from tune_ddvae.tuning.search.seeds import SettingScores, over_seeds
 from tune_ddvae.tuning.storage.bucket import Bucket
 from tune_ddvae.tuning.storage.place import Place, absolute
-from tune_ddvae.tuning.tracking.tracking import without_password
 from tune_ddvae.tuning.trials import State, Trial
 from tune_ddvae.tuning.wording import ACTIVE_UNITS, measured_on, searched
 
