@@ -46,7 +46,7 @@ test-field: $(STAMPS)/data  ## the tests that need more real studies
 
 test-faults: $(STAMPS)/setup  ## studies under kills, freezes and full disks; says what was lost
 	@rm -f $(STAMPS)/faults.txt
-	@$(BIN)/python -m pytest -m faults tests/faults; code=$$?; cat $(STAMPS)/faults.txt; exit $$code
+	@$(BIN)/python -m pytest -m faults tests/faults -n 2 --dist=loadfile; code=$$?; cat $(STAMPS)/faults.txt; exit $$code
 
 test-cluster: $(STAMPS)/setup  ## studies on three hosts, as network namespaces (root, Debian's packages)
 	@if command -v ip >/dev/null && command -v rsync >/dev/null && test -x /usr/sbin/sshd; then :; \

@@ -22,6 +22,16 @@ class Tally:
         self.survived += faults
         self.wrong += wrong
 
+    def to_plain(self) -> list:
+        """As one process of several can send it."""
+        return [dict(self.survived), self.wrong]
+
+    @staticmethod
+    def from_plain(plain: list) -> tuple[Counter[str], list[str]]:
+        """What ``take`` takes, of what another process has sent."""
+        survived, wrong = plain
+        return Counter(survived), wrong
+
     def text(self, uncompared: int = 0) -> str:
         """The count, and how many tests ended before their studies could be compared."""
         kinds = ", ".join(f"{num} x {kind}" for kind, num in sorted(self.survived.items()))
