@@ -3,6 +3,7 @@
 import os
 import signal
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -11,6 +12,7 @@ import torch
 
 from tests.studies import (
     Tracked,
+    command,
     driving,
     ended,
     kill_after,
@@ -155,7 +157,7 @@ def test_sigterm_ends_a_study_in_time_whose_record_somebody_has_locked(workplace
         holder.close()
     assert done.returncode == exit_codes.TERMINATED, done.stderr
     assert "terminated: record, storage or Ray did not let go within 28 s" in done.stderr
-    _, alive = psutil.wait_procs(left, timeout=10)
+    _, alive = psutil.wait_procs(left, timeout=30)
     assert alive == []
     assert CUT_AFTER <= num_rows(workplace, "tiny") < num_epochs
     done = run(study, workplace, *words)
@@ -179,3 +181,38 @@ def test_sigterm_while_ray_starts_leaves_nothing_either(workplace):
     assert alive == []
     tracked = Tracked(workplace, "tiny", "tiny")
     assert [run.info.status for run in (tracked.parent, *tracked.children)] == ["KILLED"]
+
+
+def test_a_signal_to_the_whole_process_group_costs_no_trial_anything(workplace):
+    """As systemd and srun send it: Ray and its workers are told to end as well."""
+    study, num_epochs = write_tiny(workplace, trials=2), 60
+    words = ("--epochs", str(num_epochs), "--first-rung", "none", "--max-concurrent", "2")
+    words += ("--cpus-per-trial", "1")
+    driver = subprocess.Popen(
+        command(study, workplace, *words),
+        cwd=workplace,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert wait_until(driver, lambda: num_rows(workplace, "tiny") >= 2 * CUT_AFTER)
+        left = psutil.Process(driver.pid).children(recursive=True)
+        os.killpg(driver.pid, signal.SIGTERM)
+        done = ended(driver, MOST_S)
+    finally:
+        if driver.poll() is None:
+            driver.kill()
+            driver.communicate(timeout=30)
+    assert done.returncode == exit_codes.TERMINATED, done.stderr
+    _, alive = psutil.wait_procs(left, timeout=10)
+    assert alive == []
+    assert [trial.losses for trial in trials_of(workplace, "tiny")] == [0, 0]
+
+    done = run(study, workplace, *words)
+    assert done.returncode == exit_codes.COMPLETE, done.stderr
+    trials = trials_of(workplace, "tiny")
+    assert [(trial.state, trial.losses) for trial in trials] == [(State.COMPLETE, 0)] * 2
+    assert all(list(trial.rows) == list(range(1, num_epochs + 1)) for trial in trials)
+    Tracked(workplace, "tiny", "tiny").assert_equals(trials)

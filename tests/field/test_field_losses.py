@@ -120,7 +120,9 @@ def test_every_killed_worker_is_gone(bereft):
         assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-def test_a_trial_that_hangs_is_ended_and_says_so(workplace, ray_address):
+def test_a_trial_that_hangs_is_ended_and_says_so_and_goes_on_once_it_no_longer_does(
+    workplace, ray_address
+):
     """So short a limit takes every trial for one that hangs."""
     study = write_tiny(workplace, trials=1)
     env = {"TUNE_DDVAE_STALL_S": "0.01"}
@@ -129,7 +131,20 @@ def test_a_trial_that_hangs_is_ended_and_says_so(workplace, ray_address):
     (trial,) = trials_of(workplace, "tiny")
     assert trial.state is State.FAILED
     assert "worker lost 4 times; last: stalled: nothing was finished for 0:00:00.01" in trial.reason
-    assert Tracked(workplace, "tiny", "tiny").children[0].info.status == "FAILED"
+    (before,) = Tracked(workplace, "tiny", "tiny").children
+    assert before.info.status == "FAILED"
+    assert result(done)["continue_command"]
+
+    done = run(study, workplace, "--address", ray_address, "--json")
+    assert done.returncode == exit_codes.COMPLETE, done.stderr
+    (trial,) = trials_of(workplace, "tiny")
+    assert (trial.state, trial.losses, trial.reason) == (State.COMPLETE, 0, "")
+    tracked = Tracked(workplace, "tiny", "tiny")
+    (after,) = tracked.children
+    assert (after.info.run_id, after.info.status) == (before.info.run_id, "FINISHED")
+    assert after.data.tags["reason"] == ""
+    assert tracked.parent.info.status == "FINISHED"
+    tracked.assert_equals([trial])
 
 
 def test_a_worker_that_is_asked_to_end_from_outside_names_the_signal(workplace, ray_address):

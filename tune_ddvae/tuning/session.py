@@ -223,8 +223,7 @@ def _open_study(request: Request) -> Iterator[LiveStudy]:
             if not is_server(
                 request.record
             ):  # there a frozen driver's workers may still be writing
-                recorded = {m.path for t in study.trials.values() for m in t.checkpoints}
-                disk.sweep(database_folder(request.folder), recorded)
+                disk.sweep(database_folder(request.folder), record.checkpoint_paths())
             yield study
     finally:
         record.close()

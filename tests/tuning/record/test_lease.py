@@ -12,6 +12,8 @@ from sqlalchemy import text
 from tests.tuning.simulated import drive, make_spec, metrics_at, open_study, outcome, train
 from tune_ddvae.errors import RecordLostError, StudyLockedError
 from tune_ddvae.tuning.record import lease, postgresql
+from tune_ddvae.tuning.record.lease import current_holders
+from tune_ddvae.tuning.record.opening import open_ledger
 from tune_ddvae.tuning.record.tables import SESSIONS
 from tune_ddvae.tuning.trials import Report, Row
 
@@ -167,3 +169,19 @@ def test_studies_in_one_database_do_not_stand_in_each_others_way(tmp_path, url):
         drive(study)
         study.record.close()
     assert outcome(studies[0].trials) == outcome(studies[1].trials)
+
+
+def test_a_record_of_before_drivers_were_recorded_is_opened_as_it_is(tmp_path, url, server):
+    open_study(tmp_path, make_spec(), url=url).record.close()
+    server.execute("DROP TABLE ddvae_drivers", url.rpartition("/")[2])
+    ledger = open_ledger(url, "simulated")
+    ledger.check_held()
+    ledger.close()
+
+
+def test_a_holder_says_how_long_its_lease_has_left(tmp_path, url, server):
+    study = open_study(tmp_path, make_spec(), url=url)
+    with server.connected(url) as connection:
+        (holder,) = current_holders(connection).values()
+    assert 0 < holder.left_s <= SHORT_S
+    study.record.close()

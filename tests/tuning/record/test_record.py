@@ -22,6 +22,7 @@ from tune_ddvae.tuning.record.opening import (
     record_url,
 )
 from tune_ddvae.tuning.record.record import Record
+from tune_ddvae.tuning.record.tables import SENT
 from tune_ddvae.tuning.trials import Checkpoint, Decision, Row, State, Trial
 
 ROOT = Path(__file__).parents[3]
@@ -252,6 +253,13 @@ def test_an_empty_record_without_trials_is_begun(tmp_path):
     open_at(tmp_path).close()
 
 
+@pytest.fixture
+def one_database(monkeypatch):
+    """Many studies in one file, as on a server; begun in one by one."""
+    monkeypatch.setattr(opening, "_check_alone", lambda *_: None)
+
+
+@pytest.mark.usefixtures("one_database")
 def test_a_dry_look_counts_this_studys_trials_and_makes_nothing(tmp_path):
     identity = SPEC.identity()
     assert check_recorded(tmp_path / "nowhere", "simulated", identity) == 0
@@ -315,6 +323,7 @@ def test_counting_trials_makes_and_changes_nothing(tmp_path):
 # -- where it lives ------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("one_database")
 def test_studies_in_one_database_do_not_mix(tmp_path):
     first, second = open_at(tmp_path, "first"), open_at(tmp_path, "second", seed=1)
     first.add_trial(make_trial(0))
@@ -351,6 +360,41 @@ def test_a_study_can_be_moved_and_read_on(name, tmp_path):
     study.record.close()
     assert check_recorded(there, "simulated", {**SPEC.identity(), "seed": 0}) == 3
     assert not here.exists()
+
+
+def test_a_renamed_folder_is_refused_under_its_new_name_and_goes_on_under_the_old(tmp_path):
+    here, there = tmp_path / "a", tmp_path / "b"
+    here.mkdir()
+    open_at(here, "a").close()
+    here.rename(there)
+    before = (there / FILE_NAME).read_bytes()
+    said = []
+    for look in (
+        lambda: check_recorded(there, "b", SPEC.identity()),
+        lambda: open_at(there, "b"),
+    ):
+        with pytest.raises(
+            RecordError, match=f"{there} must be of study 'b', but .*'a'"
+        ) as refused:
+            look()
+        said.append(str(refused.value))
+    assert said[0] == said[1]
+    assert "the folder its name 'a' back" in said[0]
+    assert (there / FILE_NAME).read_bytes() == before
+    assert check_recorded(there, "a", SPEC.identity()) == 0
+    open_at(there, "a").close()
+
+
+@pytest.mark.usefixtures("one_database")
+def test_the_checkpoints_of_all_studies_in_a_database_are_known(tmp_path):
+    records = [open_at(tmp_path, name) for name in ("a", "b")]
+    for number, record in enumerate(records):
+        record.add_trial(make_trial(0))
+        record.add_checkpoint(0, Checkpoint(1, f"trials/{number}/1"))
+        record.flush()
+    for record in records:
+        assert record.checkpoint_paths() == {"trials/0/1", "trials/1/1"}
+        record.close()
 
 
 def test_everything_is_in_one_file_once_closed(tmp_path):
@@ -403,6 +447,49 @@ def test_optuna_itself_loads_the_file(record, tmp_path):
 def test_optuna_finds_a_trial_before_anyone_trains_it(record, tmp_path):
     record.add_trial(make_trial(0))
     assert [trial.state.name for trial in optunas_view(tmp_path).trials] == ["RUNNING"]
+
+
+def reopened(record: Record, number: int) -> Trial:
+    """A trial that has failed after its first epoch and is taken up again."""
+    trial = dataclasses.replace(make_trial(number), losses=4)
+    record.add_trial(trial)
+    record.add_row(number, make_row(number, 1))
+    record.end_trial(ended(trial, State.FAILED))
+    row = {number: make_row(number, 1)}
+    again = dataclasses.replace(trial, losses=0)
+    record.mark_sent(
+        {"tracking": "t", "number": number, "run_id": "r", "epoch": 1, "status": "failed"}
+    )
+    record.reopen_trial(again)
+    return dataclasses.replace(again, rows={row[number].epoch: row[number]})
+
+
+def test_a_failed_trial_that_is_taken_up_again_runs_for_optuna_too_and_may_end(record, tmp_path):
+    again = reopened(record, 0)
+    assert record.trials() == [again]
+    (told,) = optunas_view(tmp_path).trials
+    assert (told.state.name, told.datetime_complete) == ("RUNNING", None)
+    (mark,) = record.read(SENT.select())
+    assert (mark.run_id, mark.epoch, mark.status) == ("r", 1, "")
+    record.end_trial(ended(again, State.COMPLETE))
+    assert record.trials()[0].state is State.COMPLETE
+    (told,) = optunas_view(tmp_path).trials
+    assert (told.state.name, told.values) == ("COMPLETE", [0.25, -80.5])
+
+
+def test_a_driver_killed_while_it_takes_a_trial_up_again_leaves_nothing_half_done(
+    tmp_path, monkeypatch
+):
+    record = open_at(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "_mirror_again", lambda *_: None)
+        again = reopened(record, 0)
+    record.close()
+    assert optunas_view(tmp_path).trials[0].state.name == "FAIL"
+    record = open_at(tmp_path)
+    assert record.trials() == [again]
+    assert optunas_view(tmp_path).trials[0].state.name == "RUNNING"
+    record.close()
 
 
 # -- killed --------------------------------------------------------------------------------------

@@ -88,6 +88,17 @@ def test_a_complete_study_has_nothing_to_go_on_with(driven):
     assert COMMAND not in screen(summary)
 
 
+def test_where_every_trial_failed_the_same_command_is_told_to_train_them_again(study):
+    while (assignment := study.next_assignment()) is not None:
+        study.take(assignment.attempt, Report(0, error_kind="DataError", error="gone"))
+        study.end_attempt(assignment.attempt)
+    summary = summed_up(study)
+    assert summary.is_complete
+    text = screen(summary)
+    assert COMMAND in text
+    assert "Go on with it once the cause is mended: they are trained again" in text
+
+
 def test_where_work_is_left_the_command_to_go_on_is_told(study):
     drive_one = study.next_assignment()
     study.take(drive_one.attempt, Report(1, metrics_at(dict(drive_one.config), 1)))

@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 import ray
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
+from ray.tune.error import TuneError
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -51,7 +53,7 @@ class Tune:
         self.callback = StudyCallback(
             study, self.switch, lambda: self.changes.append(None), self.space, memory
         )
-        self.stopper = StudyStopper(self.switch)
+        self.stopper = StudyStopper(study, self.switch)
         self.search_alg = SimpleNamespace(searcher=self.searcher)
         self.trials: list[SimpleNamespace] = []
 
@@ -369,15 +371,102 @@ def test_the_first_waiting_trial_that_fits_runs(tune):
 # -- stopping and what Tune does behind our back -------------------------------------------------
 
 
-def test_the_first_reason_to_stop_stays():
+def test_the_first_reason_to_stop_stays(tune):
+    assert not tune.stopper.stop_all()
+    tune.switch.set("interrupted")
+    tune.switch.set("out of time")
+    assert tune.stopper.stop_all()
+    assert tune.switch.reason == "interrupted"
+    assert not tune.stopper("any", {"done": True})
+
+
+def marked(tune, trial, epoch: int) -> None:
+    place = tune.folder(trial) / f"checkpoint_{epoch}"
+    tune.callback.on_checkpoint(0, tune.trials, trial, SimpleNamespace(path=str(place)))
+
+
+def test_the_end_waits_for_the_checkpoints_that_are_just_being_saved_and_no_others(study):
+    tune = Tune(study, concurrent=3)
+    saving, training, lost = [tune.suggest() for _ in range(3)]
+    tune.report(training, first_report(training))
+    for trial in (saving, lost):
+        tune.report(trial, first_report(trial), checkpoint=False)
+    tune.switch.set("interrupted")
+    assert not tune.stopper.stop_all()
+    tune.lose(lost, KILLED)
+    assert not tune.stopper.stop_all()
+    report = Report(2, metrics_at(dict(training.config[ASSIGNMENT].config), 2))
+    tune.study.take(training.config[ASSIGNMENT].attempt, report)  # its save begins after the signal
+    marked(tune, saving, 1)
+    assert tune.stopper.stop_all()
+    assert [mark.epoch for mark in study.trials[0].checkpoints] == [1]
+
+
+def test_the_end_does_not_wait_for_a_save_that_takes_too_long(tune, monkeypatch):
+    trial = tune.suggest()
+    tune.report(trial, first_report(trial), checkpoint=False)
+    tune.switch.set("terminated")
+    assert not tune.stopper.stop_all()
+    later = time.monotonic() + engine.SAVE_S + 0.1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert tune.stopper.stop_all()
+
+
+def test_workers_that_a_signal_ends_with_the_driver_are_not_held_against_their_trials(study):
+    tune = Tune(study, concurrent=2)
+    before, after = tune.suggest(), tune.suggest()
+    tune.lose(before, KILLED)
+    tune.switch.set("terminated")
+    tune.lose(after, "killed from outside: receives a SIGTERM")
+    assert [trial.losses for trial in study.trials.values()] == [1, 0]
+
+
+class Wrapping:
+    """A Tuner in which a hook of ours failed while it took a result."""
+
+    def __init__(self, *_args, **_facts) -> None:
+        pass
+
+    def fit(self) -> None:
+        raise TuneError("Traceback (most recent call last): …")
+
+
+def run_engine(study, switch: StopSwitch) -> None:
+    slots = Slots(concurrent=1, num_cpus=1.0, num_gpus=0.0)
+    space = disk.Watch(study.conditions.storage, needed_bytes=1)
+    engine.run(study, slots, switch, lambda: None, space)
+
+
+@pytest.fixture
+def fake_tuner(monkeypatch):
+    monkeypatch.setattr(engine.tune, "Tuner", Wrapping)
+    monkeypatch.setenv("TUNE_MAX_PENDING_TRIALS_PG", "")
+    return Wrapping
+
+
+def test_what_the_record_failed_with_is_not_wrapped_in_an_error_of_tunes(
+    study, fake_tuner, monkeypatch
+):
+    with pytest.raises(TuneError):
+        run_engine(study, StopSwitch())
+    error = OSError("the record's server is gone")
+    monkeypatch.setattr(study.record._writer, "_error", error)
+    with pytest.raises(OSError, match="is gone") as caught:
+        run_engine(study, StopSwitch())
+    assert caught.value is error
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("is_wrapped", [True, False])
+def test_what_a_hook_met_in_tunes_last_step_is_raised_at_the_end(
+    study, fake_tuner, monkeypatch, is_wrapped
+):
+    if not is_wrapped:
+        monkeypatch.setattr(fake_tuner, "fit", lambda _: None)
     switch = StopSwitch()
-    stopper = StudyStopper(switch)
-    assert not stopper.stop_all()
-    switch.set("interrupted")
-    switch.set("out of time")
-    assert stopper.stop_all()
-    assert switch.reason == "interrupted"
-    assert not stopper("any", {"done": True})
+    switch.fail(KeyError("a bug of ours"))
+    with pytest.raises(KeyError, match="a bug of ours"):
+        run_engine(study, switch)
 
 
 @pytest.mark.parametrize("hook", ["searcher", "scheduler", "callback", "stopper"])
@@ -586,3 +675,12 @@ def test_a_bug_of_ours_that_tune_would_swallow_ends_the_study(tune, monkeypatch,
         tune.train(trial)
     with pytest.raises(KeyError, match="a bug of ours"):
         tune.callback.on_step_begin(0, tune.trials)
+
+
+def test_a_trial_that_nodes_cut_off_again_and_again_ends_the_study_with_work_left(tune):
+    for _ in range(21):
+        assert not tune.switch.is_set()
+        tune.lose(tune.suggest(), NODE_DIED)
+        tune.callback.on_step_begin(0, tune.trials)
+    assert tune.switch.reason.startswith("trial 0 was cut off 21 times")
+    assert tune.study.trials[0].state is State.UNFINISHED

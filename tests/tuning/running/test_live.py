@@ -119,11 +119,13 @@ def test_a_lost_worker_is_retried_from_its_checkpoint_and_fails_past_the_limit(t
 def test_trials_that_all_lose_their_workers_stop_the_study(tmp_path):
     study = open_study(tmp_path, make_spec(), trials=5)
     for number in range(3):
-        assert study.repeated_error == ""
+        assert study.troubles.reason_to_stop == ""
         for _ in range(4):
             study.lose_attempt(study.next_assignment().attempt, f"likely out of memory: {number} %")
         assert study.trials[number].state is State.FAILED
-    assert study.repeated_error.startswith("worker lost: each trial more often than it may")
+    assert study.troubles.reason_to_stop.startswith(
+        "the same error again and again: worker lost: each trial more often than it may"
+    )
     study.record.close()
 
 
@@ -134,6 +136,70 @@ def test_a_worker_that_is_lost_after_it_said_why_its_trial_ends_is_not_tried_aga
     study.lose_attempt(assignment.attempt, "killed")
     assert (study.trials[0].state, study.trials[0].losses) == (State.FAILED, 0)
     assert study.trials[0].reason == "DivergedError: KL is nan"
+    study.record.close()
+
+
+def fail(study, kind: str, message: str) -> None:
+    assignment = study.next_assignment()
+    study.take(assignment.attempt, Report(0, error_kind=kind, error=message, is_last=True))
+    study.end_attempt(assignment.attempt)
+
+
+@pytest.mark.parametrize("num_trials", [2, 4])
+def test_trials_that_have_all_failed_go_on_with_the_same_command(num_trials, tmp_path):
+    for name in ("alone", "failed"):
+        (tmp_path / name).mkdir()
+    alone = open_study(tmp_path / "alone", make_spec(), trials=num_trials)
+    drive(alone)
+    alone.record.close()
+
+    study = open_study(tmp_path / "failed", make_spec(), trials=num_trials)
+    for number in range(num_trials):
+        fail(study, "OutOfMemoryError", f"{number} MiB free")
+    assert study.is_complete
+    assert [trial.number for trial in study.failed_in_vain] == list(range(num_trials))
+    study.record.close()
+    study = open_study(tmp_path / "failed", make_spec(), trials=num_trials)
+    assert not study.is_complete
+    assert study.failed_in_vain == []
+    assert study.carried_over == 0
+    assert "no trial had succeeded" in study.notes[0]
+    drive(study)
+    study.record.close()
+    assert outcome(study.trials) == outcome(alone.trials)
+    told = optuna.load_study(
+        study_name="simulated", storage=record_url(tmp_path / "failed")
+    ).get_trials()
+    assert {trial.state.name for trial in told} <= {"COMPLETE", "PRUNED"}
+    study = open_study(tmp_path / "failed", make_spec(), trials=num_trials)
+    assert study.is_complete
+    study.record.close()
+
+
+def test_trials_that_fail_once_more_stop_the_study_once_more(tmp_path):
+    for _ in range(2):
+        study = open_study(tmp_path, make_spec(), trials=3)
+        for _ in range(3):
+            fail(study, "DataError", "gone")
+        assert study.is_complete
+        study.record.close()
+        assert [trial.reason for trial in study.trials.values()] == ["DataError: gone"] * 3
+
+
+def test_what_diverged_stays_so_and_what_failed_beside_a_success_does(tmp_path):
+    study = open_study(tmp_path, make_spec(), trials=3)
+    fail(study, "DivergedError", "KL is nan")
+    fail(study, "DataError", "gone")
+    study.record.close()
+    study = open_study(tmp_path, make_spec(), trials=3)
+    assert [t.state for t in study.trials.values()] == [State.FAILED, State.UNFINISHED]
+    fail(study, "DataError", "gone")
+    simulated.train(study, study.next_assignment())
+    assert study.trials[2].state is not State.FAILED
+    study.record.close()
+    study = open_study(tmp_path, make_spec(), trials=3)
+    assert study.is_complete
+    assert [t.state for t in study.trials.values()][:2] == [State.FAILED, State.FAILED]
     study.record.close()
 
 
@@ -152,7 +218,7 @@ def test_a_full_disk_is_counted_against_no_trial(tmp_path):
         study.take(assignment.attempt, Report(0, error_kind="StorageFullError", error="no space"))
         study.end_attempt(assignment.attempt)
         assert study.trials[0].state is State.UNFINISHED
-    assert study.repeated_error == ""
+    assert study.troubles.reason_to_stop == ""
     assert study.trials[0].losses == 0
     drive(study)
     assert study.trials[0].state is State.COMPLETE
@@ -165,7 +231,7 @@ def test_a_bucket_that_is_away_counts_against_no_trial_and_stops_the_study_in_th
 ):
     study = open_study(tmp_path, make_spec(), trials=1)
     for cause in ("Could not connect", "Server returned nothing", "Failure when receiving"):
-        assert study.repeated_error == ""
+        assert study.troubles.reason_to_stop == ""
         away = Report(0, error_kind="StorageAwayError", error=cause)
         assignment = study.next_assignment()
         for _ in range(2):  # as Tune's scheduler and its callbacks do
@@ -175,7 +241,9 @@ def test_a_bucket_that_is_away_counts_against_no_trial_and_stops_the_study_in_th
         else:
             study.lose_attempt(assignment.attempt, "the storage was away", counts=False)
         assert (study.trials[0].state, study.trials[0].losses) == (State.UNFINISHED, 0)
-    assert study.repeated_error == f"StorageAwayError: {tmp_path}"
+    assert study.troubles.reason_to_stop == (
+        f"the same error again and again: StorageAwayError: {tmp_path}"
+    )
     drive(study)
     assert study.trials[0].state is State.COMPLETE
     study.record.close()
@@ -199,11 +267,11 @@ def test_a_diverged_trial_fails_with_its_reason_and_the_study_goes_on(tmp_path):
 def test_the_same_error_three_times_running_is_noticed(tmp_path):
     study = open_study(tmp_path, make_spec(), trials=5)
     for _ in range(3):
-        assert study.repeated_error == ""
+        assert study.troubles.reason_to_stop == ""
         assignment = study.next_assignment()
         study.take(assignment.attempt, Report(0, error_kind="DataError", error="gone"))
         study.end_attempt(assignment.attempt)
-    assert study.repeated_error == "DataError: gone"
+    assert study.troubles.reason_to_stop == "the same error again and again: DataError: gone"
     study.record.close()
 
 
@@ -280,7 +348,7 @@ UNFIT = Report(0, facts={"host": "h2"}, error_kind="UnfitNodeError", error="h2 l
 def test_a_machine_that_is_unfit_counts_against_no_trial_and_is_named_in_the_end(ends, tmp_path):
     study = open_study(tmp_path, make_spec(), trials=1)
     for _ in range(3):
-        assert study.unfit_node == ""
+        assert study.troubles.reason_to_stop == ""
         assignment = study.next_assignment()
         for _ in range(2):  # as Tune's scheduler and its callbacks do
             assert not study.take(assignment.attempt, UNFIT)
@@ -289,8 +357,7 @@ def test_a_machine_that_is_unfit_counts_against_no_trial_and_is_named_in_the_end
         else:
             study.lose_attempt(assignment.attempt, "Unable to set up cluster storage")
         assert (study.trials[0].state, study.trials[0].losses) == (State.UNFINISHED, 0)
-    assert study.unfit_node == "h2 lacks the folder"
-    assert study.repeated_error == ""
+    assert study.troubles.reason_to_stop == "a machine could take no trial: h2 lacks the folder"
     assert "trial 0 was placed in vain: h2 lacks the folder" in study.notes
     study.record.close()
 
@@ -306,18 +373,76 @@ def test_a_machine_that_has_become_fit_is_not_held_against_the_study(tmp_path):
     study.take(assignment.attempt, Report(1, metrics, facts={"host": "h2"}))
     study.lose_attempt(assignment.attempt, "its node died", counts=False)
     study.take(study.next_assignment().attempt, UNFIT)
-    assert study.unfit_node == ""
+    assert study.troubles.reason_to_stop == ""
     study.record.close()
 
 
-def test_a_trial_whose_nodes_die_again_and_again_fails_in_the_end(tmp_path):
-    study = open_study(tmp_path, make_spec(), trials=1)
-    for _ in range(20):
+def cut_off(study, times: int) -> None:
+    for _ in range(times):
         study.lose_attempt(study.next_assignment().attempt, "its node died", counts=False)
-        assert (study.trials[0].state, study.trials[0].losses) == (State.UNFINISHED, 0)
-    study.lose_attempt(study.next_assignment().attempt, "its node died", counts=False)
-    assert study.trials[0].state is State.FAILED
-    assert study.trials[0].reason == "cut off 21 times; last: its node died"
+
+
+def test_a_trial_that_its_nodes_never_let_train_stops_the_study_with_work_left(tmp_path):
+    study = open_study(tmp_path, make_spec(), trials=1)
+    cut_off(study, 20)
+    assert study.troubles.reason_to_stop == ""
+    cut_off(study, 1)
+    assert study.troubles.reason_to_stop == (
+        "trial 0 was cut off 21 times without coming to an evaluation; last: its node died"
+    )
+    assert (study.trials[0].state, study.trials[0].losses) == (State.UNFINISHED, 0)
+    study.record.close()
+
+
+def test_a_trial_that_comes_on_may_lose_any_number_of_nodes(tmp_path):
+    study = open_study(tmp_path, make_spec(), trials=1)
+    for epoch in (1, 2, 3):
+        cut_off(study, 19)
+        assignment = study.next_assignment()
+        report = Report(epoch, simulated.metrics_at(dict(assignment.config), epoch))
+        study.take(assignment.attempt, report)
+        study.lose_attempt(assignment.attempt, "its node died", counts=False)
+    assert study.troubles.reason_to_stop == ""
+    drive(study)
+    assert study.trials[0].state is State.COMPLETE
+    study.record.close()
+
+
+def test_errors_that_differ_in_their_numbers_alone_are_the_same_and_the_last_is_shown(tmp_path):
+    study = open_study(tmp_path, make_spec(), trials=5)
+    for free in ("12.5 MiB", "1.20 GiB", "900 MiB"):
+        assert study.troubles.reason_to_stop == ""
+        assignment = study.next_assignment()
+        error = f"CUDA out of memory; {free} free in process {len(free)}{len(study.trials)}"
+        study.take(assignment.attempt, Report(0, error_kind="OutOfMemoryError", error=error))
+        study.end_attempt(assignment.attempt)
+    assert study.troubles.reason_to_stop == (
+        "the same error again and again: OutOfMemoryError: CUDA out of memory; 900 MiB free in "
+        "process 73"
+    )
+    study.record.close()
+
+
+@pytest.mark.parametrize("saved", [0, 26])
+def test_a_checkpoint_that_was_never_saved_is_named_nowhere(saved, tmp_path):
+    study = open_study(tmp_path, make_spec(first_rung=None), trials=1)
+    assignment = study.next_assignment()
+    for epoch in range(1, 28):
+        metrics = simulated.metrics_at(dict(assignment.config), epoch)
+        study.take(assignment.attempt, Report(epoch, metrics, is_last=epoch == 27))
+        if epoch <= saved:
+            study.take_checkpoint(assignment.attempt, epoch, f"trials/{epoch}")
+    assert study.saving == {assignment.attempt}
+    study.lose_attempt(assignment.attempt, "CheckpointError: cannot write")
+    assert study.saving == frozenset()
+    (trial,) = study.trials.values()
+    assert (trial.state, trial.last_epoch) == (State.COMPLETE, 27)
+    assert 27 not in [mark.epoch for mark in trial.checkpoints]
+    newest = "its newest is of epoch 26" if saved else "it has none"
+    assert study.notes[-1] == (
+        "trial 0 lost its worker (CheckpointError: cannot write) before its last checkpoint was "
+        f"whole: its results stand, {newest}"
+    )
     study.record.close()
 
 

@@ -3,12 +3,18 @@ import errno
 import faulthandler
 import platform
 import shutil
+import time
+import traceback
 from pathlib import Path
 
 import pytest
 
 from tests.tuning.simulated import flat_base
 from tune_ddvae.errors import CheckpointError
+from tune_ddvae.training import checkpoint
+from tune_ddvae.training.trainer import Trainer
+from tune_ddvae.tuning.running.losses import judge
+from tune_ddvae.tuning.running.trainable import ASSIGNMENT, TrialTrainable
 from tune_ddvae.tuning.running.worker import Watchdog, Worker
 from tune_ddvae.tuning.storage import place
 from tune_ddvae.tuning.storage.bucket import Bucket, bucket_at, delete, upload
@@ -180,19 +186,46 @@ def test_an_error_of_our_own_comes_back_as_a_last_report(tmp_path):
     assert [path.name for path in (tmp_path / "after").iterdir()] == ["no-checkpoint.txt"]
 
 
-def test_a_disk_too_full_for_a_checkpoint_is_named_as_that(tmp_path, monkeypatch):
-    def full(*args, **facts):
-        raise CheckpointError("cannot write") from OSError(errno.ENOSPC, "No space left on device")
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_disk_too_full_to_build_a_trial_on_is_named_as_that(tmp_path, monkeypatch):
+    def full(*_args, **_facts):
+        raise CheckpointError("cannot write") from FULL
+
+    monkeypatch.setattr("tune_ddvae.tuning.running.worker.settle", full)
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path))
+    monkeypatch.setattr(Path, "write_text", full)  # not even the note can be written
+    worker.save(tmp_path / "x")
+    report = worker.step()
+    assert (report.error_kind, report.is_last) == ("StorageFullError", True)
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_checkpoint_that_cannot_be_saved_makes_a_lost_worker_at_the_last_epoch_too(
+    epoch, tmp_path, monkeypatch
+):
+    """Ray announces whatever a save that returns has left: here nothing would be there."""
+
+    def full(*args):
+        raise FULL
 
     worker = Worker()
     worker.assign(make_assignment(tmp_path))
-    assert worker.step().error_kind == ""
-    monkeypatch.setattr("tune_ddvae.tuning.running.worker.checkpoint.save", full)
-    monkeypatch.setattr(Path, "write_text", full)  # not even the note can be written
-    worker.save(tmp_path / "x")
-    monkeypatch.undo()
-    report = worker.step()
-    assert (report.error_kind, report.is_last) == ("StorageFullError", True)
+    while (report := worker.step()).epoch < epoch:
+        worker.save(tmp_path / str(report.epoch))
+    assert report.is_last == (epoch == 3)
+    monkeypatch.setattr("tune_ddvae.training.checkpoint.torch.save", full)
+    with pytest.raises(CheckpointError) as caught:
+        worker.save(tmp_path / "x")
+    assert judge(traced(caught.value)).is_full
+    assert not (tmp_path / "x" / "state.pt").exists()
+
+
+def traced(error: Exception) -> str:
+    """As Ray writes down what a task raised."""
+    return "".join(traceback.format_exception(error))
 
 
 def test_a_trial_that_goes_well_leaves_no_last_words(tmp_path):
@@ -245,3 +278,74 @@ def test_the_watchdog_is_armed_at_most_once_a_second(monkeypatch):
     watchdog.rest()
     watchdog()
     assert len(armed) == 2
+
+
+class Timer:
+    """Stands in for faulthandler's, which would end this process."""
+
+    def __init__(self) -> None:
+        self.is_armed = False
+        self.limits_s: list[float] = []
+
+    def dump_traceback_later(self, timeout: float, **_how) -> None:
+        self.is_armed = True
+        self.limits_s.append(timeout)
+
+    def cancel_dump_traceback_later(self) -> None:
+        self.is_armed = False
+
+
+@pytest.fixture
+def timer(monkeypatch):
+    timer = Timer()
+    for name in ("dump_traceback_later", "cancel_dump_traceback_later"):
+        monkeypatch.setattr(faulthandler, name, getattr(timer, name))
+    return timer
+
+
+def seen_by(timer: Timer, monkeypatch, owner, name: str) -> list[bool]:
+    """Whether the watchdog was armed, each time that this function of the owner's was called."""
+    seen, real = [], getattr(owner, name)
+
+    def watch(*args, **facts):
+        seen.append(timer.is_armed)
+        return real(*args, **facts)
+
+    monkeypatch.setattr(owner, name, watch)
+    return seen
+
+
+def test_each_step_is_watched_from_its_first_batch_however_short_the_one_before(
+    tmp_path, timer, monkeypatch
+):
+    monkeypatch.setattr(time, "monotonic", lambda: 7.0)  # never a second later
+    batches = seen_by(timer, monkeypatch, Trainer, "_train_batch")
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path))
+    for _ in range(3):
+        assert not timer.is_armed
+        assert worker.step().error_kind == ""
+    assert not timer.is_armed
+    assert batches == [True] * 6
+    assert set(timer.limits_s) == {600.0}
+
+
+def test_nothing_is_watched_any_more_once_a_step_has_failed(tmp_path, timer):
+    worker = Worker()
+    worker.assign(make_assignment(tmp_path, optimiser__learning_rate=1e6))
+    assert worker.step().error_kind == "DivergedError"
+    assert not timer.is_armed
+
+
+def test_a_save_is_watched_until_ray_has_copied_it(tmp_path, timer, monkeypatch):
+    written = seen_by(timer, monkeypatch, checkpoint, "save")
+    copied = seen_by(timer, monkeypatch, TrialTrainable, "_report_class_trainable_checkpoint")
+    trainable = TrialTrainable({ASSIGNMENT: make_assignment(tmp_path)})
+    trainable.step()
+    trainable.save(str(tmp_path / "x"))
+    assert written == copied == [True]
+    assert not timer.is_armed
+    monkeypatch.setattr(TrialTrainable, "_report_class_trainable_checkpoint", None)
+    with pytest.raises(TypeError):
+        trainable.save(str(tmp_path / "y"))
+    assert not timer.is_armed

@@ -180,6 +180,29 @@ def test_an_unknown_driver_is_not_guessed(monkeypatch):
         stop_driver(Holder(), lambda: True, "go there")
 
 
+@pytest.mark.parametrize("pid", ["gone", "another's by now"])
+def test_a_dead_driver_whose_lease_lasts_is_said_to_be_dead_and_until_when(pid, start):
+    birth = birth_of(os.getpid())
+    number = os.getpid()
+    if pid == "gone":
+        driver = start()
+        driver.kill()
+        driver.wait()
+        number = driver.pid
+    holder = Holder(socket.gethostname(), number, time.time(), {**birth, "born": 1.0}, 11.2)
+    ending = stop_driver(holder, lambda: True, "go there")
+    assert ending.exit_code == exit_codes.COMPLETE
+    assert f"{holder} is dead: its lease runs out by itself within 12 s" in ending.text
+
+
+@pytest.mark.parametrize("out_of_sight", [{"boot": "another"}, {"pid_namespace": 1}])
+def test_a_driver_in_another_container_is_not_taken_for_dead(out_of_sight):
+    birth = {**birth_of(os.getpid()), "born": 1.0, **out_of_sight}
+    holder = Holder(socket.gethostname(), os.getpid(), time.time(), birth, 11.2)
+    with pytest.raises(StudyLockedError, match="cannot be seen from here"):
+        stop_driver(holder, lambda: True, "go there")
+
+
 def job_found(cluster, job_id: str) -> Found:
     server = JobServer(cluster.address)
     return Found(study=None, jobs=(server.job(job_id),), server=server)
@@ -230,6 +253,18 @@ def test_a_job_that_died_with_its_head_has_ended_already():
     with running() as cluster:
         cluster.add("a-1")
         found = job_found(cluster, "a-1")
+        cluster.dead.add("a-1")
+        ending = stop(found, None)
+    assert ending.exit_code == exit_codes.COMPLETE
+    assert "had ended already" in ending.text
+
+
+def test_the_driver_of_a_job_that_has_just_ended_by_itself_is_not_looked_for(study):
+    own = Holder("a-node-of-the-cluster", 7, time.time())
+    with running() as cluster:
+        cluster.add("a-1")
+        listed = dataclasses.replace(study().study, holder=own)
+        found = dataclasses.replace(job_found(cluster, "a-1"), study=listed)
         cluster.dead.add("a-1")
         ending = stop(found, None)
     assert ending.exit_code == exit_codes.COMPLETE

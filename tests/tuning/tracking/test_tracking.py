@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import http.server
 import json
@@ -356,6 +357,58 @@ def test_a_study_without_a_single_success_is_failed(record, uri):
     sync(record, uri, "clustering", outcome=Outcome.FAILED, reason="the same error again and again")
     parent, _ = runs_of(uri)
     assert parent.info.status == "FAILED"
+
+
+@pytest.mark.parametrize("is_shown_between", [True, False])
+@pytest.mark.parametrize("last", [State.COMPLETE, State.FAILED])
+def test_a_failed_trial_that_goes_on_does_so_in_its_run(record, uri, last, is_shown_between):
+    trial = add(record, 0, (10,))
+    end(record, trial, State.FAILED, "DataError: gone")
+    sync(record, uri, "clustering", outcome=Outcome.FAILED)
+    _, (before,) = runs_of(uri)
+    trial.state, trial.reason, trial.ended = State.UNFINISHED, "", None
+    record.reopen_trial(trial)
+    if is_shown_between:
+        assert sync(record, uri, "clustering", outcome=None).is_whole
+        parent, (child,) = runs_of(uri)
+        assert (parent.info.status, child.info.status) == ("RUNNING", "RUNNING")
+        assert (child.data.tags["state"], child.data.tags["reason"]) == ("running", "")
+    record.add_row(0, make_row(0, 20))
+    reason, values = ("", (1.0, 2.0)) if last is State.COMPLETE else ("DataError: damaged", None)
+    end(record, trial, last, reason, values)
+    outcome = Outcome.COMPLETE if last is State.COMPLETE else Outcome.FAILED
+    assert sync(record, uri, "clustering", outcome=outcome).is_whole
+    parent, (child,) = runs_of(uri)
+    status = "FINISHED" if last is State.COMPLETE else "FAILED"
+    assert (parent.info.status, child.info.status) == (status, status)
+    assert (child.info.run_id, child.data.tags["state"]) == (before.info.run_id, last)
+    assert child.data.tags["reason"] == reason
+    assert [step for step, _, _ in history(uri, child)] == [10, 20]
+
+
+def test_a_tracking_database_put_back_from_a_backup_is_filled_up_again(record, uri, tmp_path):
+    trial = add(record, 0, (10,))
+    sync(record, uri, "clustering", outcome=None)
+    path = uri.removeprefix("sqlite:///")
+    _copy_database(path, tmp_path / "backup.db")
+    record.add_row(0, make_row(0, 20))
+    end(record, trial, State.COMPLETE, values=(1.0, 2.0))
+    sync(record, uri, "clustering", outcome=Outcome.COMPLETE)
+    whole = history(uri, runs_of(uri)[1][0])
+    assert [step for step, _, _ in whole] == [10, 20]
+    _copy_database(tmp_path / "backup.db", path)
+    assert [step for step, _, _ in history(uri, runs_of(uri)[1][0])] == [10]
+    assert sync(record, uri, "clustering", outcome=Outcome.COMPLETE).is_whole
+    _, (child,) = runs_of(uri)
+    assert (child.info.status, history(uri, child)) == ("FINISHED", whole)
+    assert len(history(uri, child, f"best/{FIRST}")) == 1
+
+
+def _copy_database(source, target):
+    """While both may be open: files that are put in another's place would not be seen."""
+    old, new = sqlite3.connect(source), sqlite3.connect(target)
+    with contextlib.closing(old), contextlib.closing(new):
+        old.backup(new)
 
 
 # -- the thread ---------------------------------------------------------------------------------

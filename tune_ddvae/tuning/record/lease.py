@@ -175,14 +175,17 @@ class Lease:
 
 def current_holders(connection: Connection) -> dict[str, Holder]:
     """The drivers that hold studies of a server now, by study id; reads only."""
+    left = func.extract("epoch", LEASES.c.expiry - _NOW).label("left_s")
     columns = (LEASES.c.study_id, LEASES.c.token, LEASES.c.host, LEASES.c.pid, LEASES.c.started)
-    held = connection.execute(select(*columns).where(LEASES.c.expiry > _NOW)).all()
+    held = connection.execute(select(*columns, left).where(LEASES.c.expiry > _NOW)).all()
     births: dict[str, Birth] = {}
     if inspect(connection).has_table(DRIVERS.name):  # missing from records of before it was written
         rows = connection.execute(select(DRIVERS.c.token, DRIVERS.c.birth))
         births = {row.token: _birth_from(row.birth) for row in rows}
     return {
-        row.study_id: Holder(row.host, row.pid, row.started, births.get(row.token, {}))
+        row.study_id: Holder(
+            row.host, row.pid, row.started, births.get(row.token, {}), max(float(row.left_s), 0.0)
+        )
         for row in held
     }
 

@@ -26,10 +26,17 @@ from tune_ddvae.tuning.record import postgresql
 from tune_ddvae.tuning.record.lease import Lease
 from tune_ddvae.tuning.record.ledger import Ledger
 from tune_ddvae.tuning.record.record import Record, read_trials
-from tune_ddvae.tuning.record.tables import METADATA, STUDIES, TRIALS, mapping_from, undamaged
+from tune_ddvae.tuning.record.tables import (
+    METADATA,
+    STUDIES,
+    TRIALS,
+    mapping_from,
+    place_of,
+    undamaged,
+)
 from tune_ddvae.tuning.search import sampling
 from tune_ddvae.tuning.storage import folders
-from tune_ddvae.tuning.storage.folders import TRIALS_FOLDER
+from tune_ddvae.tuning.storage.folders import TRIALS_FOLDER, slug
 from tune_ddvae.tuning.trials import State
 
 FORMAT = 2  # of the tables; a record of another format is refused
@@ -57,7 +64,7 @@ def open_record(
 
     Raises:
         RecordError: The record holds a different study under this name; shows the difference. Or it
-            cannot be read.
+            cannot be read, or its folder is another study's.
         StudyLockedError: Another driver holds the study on a server.
     """
     if not postgresql.is_server(url):
@@ -107,12 +114,14 @@ def open_ledger(url: str, name: str) -> Ledger:
                 f"study {name!r} is recorded in format {written_as}, and this version of tune_ddvae "
                 f"reads format {FORMAT}: use the version that it was started with"
             )
+        # Those that came after it was made; the lease needs them, too.
+        with postgresql.alone_in_making(url) if postgresql.is_server(url) else nullcontext():
+            METADATA.create_all(engine)
         lease = None
         if postgresql.is_server(url):
             lease = Lease(url, row.study_id, uuid.uuid4().hex)
             undo.callback(lease.release)
             lease.fence(engine)
-        METADATA.create_all(engine)  # those that came after it was made
         ledger = Ledger(engine, row.study_id, lease)
         undo.pop_all()
     return ledger
@@ -194,6 +203,7 @@ def _study_id(
         study_id = _known(connection, name, identity)
         if study_id is not None:
             return study_id
+        _check_alone(connection, name)
         if _known_to_optuna(database, name) is not None:
             raise _foreign(name)
         study_id = uuid.uuid4().hex
@@ -224,6 +234,7 @@ def check_recorded(folder: Path, name: str, identity: Identity) -> int:
         study_id = _known(connection, name, identity) if STUDIES.name in tables else None
         if study_id is not None:
             return len(read_trials(connection.engine, study_id))
+        _check_alone(connection, name)
         optunas = text("SELECT 1 FROM studies WHERE study_name = :name")
         if "studies" in tables and connection.execute(optunas, {"name": name}).first() is not None:
             raise _foreign(name)
@@ -283,6 +294,23 @@ def _check_beside_trials(path: Path) -> None:
         raise RecordError(
             f"the record {path} {how}, but {trials} holds trials that it must name. Put back a copy "
             "of it, begin anew under another --name, or move that folder away"
+        )
+
+
+def _check_alone(connection: Connection, name: str) -> None:
+    """Refuse a file that holds other studies and not this one: its folder was renamed or copied.
+
+    A study begun there would not know the checkpoints beside it, and whose they are would be lost.
+    """
+    others = _names(connection)
+    if connection.dialect.name == "sqlite" and others:
+        held = ", ".join(repr(other) for other in others)
+        place = Path(place_of(connection.engine)).parent
+        raise RecordError(
+            f"the record in {place} must be of study {name!r}, but it is of {held}: that folder was "
+            f"renamed or copied. To go on with {others[0]!r}, give the folder its name "
+            f"{slug(others[0])!r} back (a copy: under another --storage); to begin {name!r} anew, "
+            "name another --storage, or another --name"
         )
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Update,
     delete,
     select,
+    text,
     update,
 )
 
@@ -30,6 +31,7 @@ from tune_ddvae.tuning.record.tables import (
     ASKED,
     CHECKPOINTS,
     ROWS,
+    SENT,
     SESSIONS,
     TRIALS,
     decision_json,
@@ -40,6 +42,11 @@ from tune_ddvae.tuning.record.tables import (
 )
 from tune_ddvae.tuning.search import sampling
 from tune_ddvae.tuning.trials import Checkpoint, Row, State, Trial
+
+# Optuna has no word for it: to its storage what has ended stays so.
+_AGAIN = text(
+    "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE trial_id = :trial_id"
+)
 
 
 class Record(Ledger):
@@ -71,6 +78,10 @@ class Record(Ledger):
             SESSIONS.c.study_id == self.study_id, SESSIONS.c.token != self.token
         )
         return float(sum(row.seen - row.started for row in self.read(query))) / 3600
+
+    def checkpoint_paths(self) -> set[str]:
+        """Paths of all checkpoints that the database names, whichever study's they are."""
+        return {str(row.path) for row in self.read(select(CHECKPOINTS.c.path))}
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -200,6 +211,21 @@ class Record(Ledger):
         self._writer.flush()
         self._mirror_end(trial)
 
+    def reopen_trial(self, trial: Trial) -> None:
+        """Make it durable that a failed trial is trained again, and have it shown so everywhere."""
+        self._writer.put(
+            self._update(trial).values(
+                state=trial.state,
+                reason=_storable(trial.reason),
+                ended=trial.ended,
+                losses=trial.losses,
+            )
+        )
+        shown = (SENT.c.study_id == self.study_id) & (SENT.c.number == trial.number)
+        self._writer.put(update(SENT).where(shown).values(status=""))  # its runs say that it failed
+        self._writer.flush()
+        self._mirror_again(trial)
+
     # -- Optuna's tables ----------------------------------------------------------------------
 
     def catch_up_mirror(self, trials: list[Trial]) -> None:
@@ -211,6 +237,8 @@ class Record(Ledger):
             state = states.get(trial.number, TrialState.RUNNING)
             if trial.state is not State.UNFINISHED and state is TrialState.RUNNING:
                 self._mirror_end(trial)
+            elif trial.state is State.UNFINISHED and state is not TrialState.RUNNING:
+                self._mirror_again(trial)
 
     def _read_mirror(self) -> list[FrozenTrial]:
         mirrored = self._storage.get_all_trials(self._optuna_study_id, deepcopy=False)
@@ -249,6 +277,13 @@ class Record(Ledger):
                 tell()
 
         patiently(tell, tell_unless_told, give_up=self.check)
+
+    def _mirror_again(self, trial: Trial) -> None:
+        def tell() -> None:
+            with self.engine.begin() as connection:
+                connection.execute(_AGAIN, {"trial_id": self._optuna_ids[trial.number]})
+
+        patiently(tell, give_up=self.check)
 
     def _update(self, trial: Trial) -> Update:
         return update(TRIALS).where(

@@ -210,12 +210,12 @@ def undamaged(engine: Engine, table: Table, which: str, advice: str = PUT_BACK) 
         yield
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(
-            f"the record {_place(engine)} is damaged: {which} in table {table.name} cannot be read "
+            f"the record {place_of(engine)} is damaged: {which} in table {table.name} cannot be read "
             f"({type(error).__name__}: {error}). {advice}"
         ) from error
 
 
-def _place(engine: Engine) -> str:
+def place_of(engine: Engine) -> str:
     """Where the record is: its file, or its server's address without the password."""
     if engine.dialect.name != "sqlite":
         return str(engine.url)

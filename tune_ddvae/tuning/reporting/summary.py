@@ -146,7 +146,7 @@ def summarise(
         record=without_password(record),
         tracking_uri=without_password(tracking_uri),
         open_command=open_command(without_password(tracking_uri)),
-        continue_command=None if study.is_complete else command,
+        continue_command=None if study.is_complete and not study.failed_in_vain else command,
         report=None if report is None else absolute(report),
     )
 

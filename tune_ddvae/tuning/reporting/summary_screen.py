@@ -61,6 +61,8 @@ def _parts(summary: Summary) -> Iterator[RenderableType]:
 def _go_on_text(summary: Summary) -> str:
     if summary.outcome == Outcome.OUT_OF_TIME:
         return "Go on with it, with larger --hours: they count over all starts"
+    if summary.is_complete:  # and every trial has failed
+        return "Go on with it once the cause is mended: they are trained again"
     return "Go on with it"
 
 

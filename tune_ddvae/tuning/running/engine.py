@@ -36,6 +36,7 @@ from tune_ddvae.tuning.trials import Assignment
 
 COUNT_EVERY_S = 1.0  # how soon it is known that no trial has a place
 SEEN_EVERY_S = 5.0  # how closely the hours that a killed driver used are known
+SAVE_S = 5.0  # how long the end waits for checkpoints that are just being saved
 
 
 def run(
@@ -80,7 +81,7 @@ def run(
             name=TRIALS_FOLDER,
             **for_ray(study.conditions.storage),
             callbacks=[StudyCallback(study, switch, on_change, space, memory, waiting)],
-            stop=StudyStopper(switch),
+            stop=StudyStopper(study, switch),
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(checkpoint_frequency=1),
             verbose=0,
@@ -89,10 +90,23 @@ def run(
     try:
         tuner.fit()
     except Exception as error:
+        raise_ours(study, switch)  # Tune wraps what a hook raises while it takes a result
         # At its end Tune reads back what we never use: a bucket that is away then takes nothing from us.
         if not says_away(str(error)) or not (switch.is_set() or study.is_complete):
             raise
+    raise_ours(study, switch)
     study.record.flush()
+
+
+def raise_ours(study: LiveStudy, switch: StopSwitch) -> None:
+    """Raise, as it is, what the record failed with, or what a hook met where Tune would swallow it.
+
+    Raises:
+        Exception: That.
+    """
+    if switch.error is not None:
+        raise switch.error
+    study.record.check()
 
 
 class InDriver:
@@ -150,7 +164,9 @@ class StudySearcher(InDriver, Searcher):
                 if loss.is_full:
                     storage = self._study.conditions.storage
                     self._switch.set(disk.full_text(storage, loss.reason))
-                self._study.lose_attempt(attempt, loss.reason, counts=loss.counts)
+                # A signal to the whole process group, or job, ends the workers as well.
+                counts = loss.counts and not self._switch.is_set()
+                self._study.lose_attempt(attempt, loss.reason, counts=counts)
             else:
                 self._study.end_attempt(attempt)
         except Exception as fault:  # noqa: BLE001 - Tune would take it for the trial's failure
@@ -237,10 +253,8 @@ class StudyCallback(InDriver, Callback):
         self._seen = time.monotonic()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Raise what the record failed with; stop when one error keeps coming back."""
-        if self._switch.error is not None:
-            raise self._switch.error
-        self._study.record.check()
+        """Raise what the record failed with; stop when to go on would be in vain."""
+        raise_ours(self._study, self._switch)
         self._memory.sample()
         if complaint := self._space.complaint():
             self._switch.set(complaint)
@@ -257,10 +271,8 @@ class StudyCallback(InDriver, Callback):
             if self._waiting is None and ray.is_initialized() and not cluster.alive_nodes():
                 # With no node left Tune would wait for one for ever.
                 self._switch.set("Ray's last node died; likely for want of memory")
-        if self._study.unfit_node:
-            self._switch.set(f"a machine could take no trial: {self._study.unfit_node}")
-        if self._study.repeated_error:
-            self._switch.set(f"the same error again and again: {self._study.repeated_error}")
+        if reason := self._study.troubles.reason_to_stop:
+            self._switch.set(reason)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -289,18 +301,29 @@ class StudyCallback(InDriver, Callback):
 
 
 class StudyStopper(InDriver, Stopper):
-    """Ends everything once the switch is set."""
+    """Ends everything once the switch is set, and what was being saved at that moment is."""
 
-    def __init__(self, switch: StopSwitch) -> None:
+    def __init__(self, study: LiveStudy, switch: StopSwitch) -> None:
+        self._study = study
         self._switch = switch
+        self._awaited: frozenset[str] | None = None  # attempts whose checkpoint is still to come
+        self._until = 0.0
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """No rule of its own for a single trial."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether the end was asked for."""
-        return self._switch.is_set()
+        """Whether the end was asked for, and no checkpoint would be dropped half saved.
+
+        Its epoch would have to be trained again.
+        """
+        if not self._switch.is_set():
+            return False
+        if self._awaited is None:
+            self._awaited, self._until = self._study.saving, time.monotonic() + SAVE_S
+        self._awaited &= self._study.saving
+        return not self._awaited or time.monotonic() > self._until
 
 
 def loss_of(trial: Any, last_words: str = "", evidence: str = "") -> Loss:

@@ -6,7 +6,6 @@ is decided goes into the record in the order it was decided, so that another dri
 
 import time
 import uuid
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +13,7 @@ from tune_ddvae.config import to_flat, with_overrides
 from tune_ddvae.errors import StorageAwayError, StorageFullError, UnfitNodeError
 from tune_ddvae.spec import StudySpec
 from tune_ddvae.tuning.record.record import Record
+from tune_ddvae.tuning.running.troubles import Troubles
 from tune_ddvae.tuning.search import halving, ranking, sampling
 from tune_ddvae.tuning.storage.place import Place, Remover
 from tune_ddvae.tuning.trials import (
@@ -26,10 +26,7 @@ from tune_ddvae.tuning.trials import (
     Trial,
 )
 
-SAME_ERROR_LIMIT = 3  # trials running that fail alike before the study stops
-UNFIT_LIMIT = 3  # attempts in a row that one machine cannot take before the study stops
 LOST_TOO_OFTEN = ("worker lost", "each trial more often than it may; is memory short?")
-NODE_LOSS_LIMIT = 20  # workers lost with their nodes before a trial fails: it is no one's fault
 NEWEST_KEPT = 2  # checkpoints kept of each trial, beside the best epoch's
 NO_FAULT_OF_THE_TRIAL = frozenset(
     kind.__name__ for kind in (StorageFullError, StorageAwayError, UnfitNodeError)
@@ -61,14 +58,14 @@ class LiveStudy:
         self.record = record
         self.conditions = conditions
         self.trials: dict[int, Trial] = {trial.number: trial for trial in record.trials()}
-        self.carried_over = sum(t.state is not State.UNFINISHED for t in self.trials.values())
         self.notes: list[str] = []  # for the person watching
+        self._reopen_failed()
+        self.carried_over = sum(t.state is not State.UNFINISHED for t in self.trials.values())
+        self.troubles = Troubles()
         self.remover = Remover(self.notes.append)
         self._attempts: dict[str, int] = {}  # in flight: attempt -> number
         self._failures: dict[str, tuple[str, str]] = {}  # attempt -> (kind, message)
-        self._alike: list[tuple[str, str]] = []  # the latest failures in a row
-        self._unfit: Counter[str] = Counter()  # by what a machine lacks; its name is in it
-        self._node_losses: Counter[int] = Counter()  # by trial
+        self._saving: set[str] = set()  # attempts
         self._metric, self._direction = next(iter(spec.rank_by.items()))
         for trial in list(self.trials.values()):
             self._settle(trial)
@@ -81,6 +78,11 @@ class LiveStudy:
         return frozenset(self._attempts.values())
 
     @property
+    def saving(self) -> frozenset[str]:
+        """Attempts whose latest report has been taken, and its checkpoint not yet."""
+        return frozenset(self._saving)
+
+    @property
     def is_complete(self) -> bool:
         """Whether every trial that was asked for has ended."""
         wanted = self.conditions.trials
@@ -91,17 +93,16 @@ class LiveStudy:
         )
 
     @property
-    def repeated_error(self) -> str:
-        """The error that ended the last few trials alike, or nothing."""
-        alike = self._alike[-SAME_ERROR_LIMIT:]
-        if len(alike) == SAME_ERROR_LIMIT and len(set(alike)) == 1:
-            return ": ".join(alike[0])
-        return ""
+    def failed_in_vain(self) -> list[Trial]:
+        """Trials that failed where none ended otherwise: the next start takes them up again.
 
-    @property
-    def unfit_node(self) -> str:
-        """What a machine lacks that could not take one attempt after the other, or nothing."""
-        return next((why for why, times in self._unfit.items() if times >= UNFIT_LIMIT), "")
+        Data that are gone and a GPU without memory fail every trial, and are no trial's fault; they
+        may be mended by then. One that diverged would do so again.
+        """
+        ended = [t for t in self.trials.values() if t.state is not State.UNFINISHED]
+        if any(trial.state is not State.FAILED for trial in ended):
+            return []
+        return [trial for trial in ended if not trial.reason.startswith("DivergedError: ")]
 
     def next_assignment(self) -> Assignment | None:
         """The next trial to train: unfinished ones first, in order of number; None if there is none."""
@@ -126,15 +127,14 @@ class LiveStudy:
             failure = (report.error_kind, report.error)
             if report.error_kind == StorageAwayError.__name__ and attempt not in self._failures:
                 # Now, since saving nothing there may lose its worker; whatever the network said.
-                self._alike = [*self._alike, (report.error_kind, str(self.conditions.storage))]
+                self.troubles.failed(report.error_kind, str(self.conditions.storage))
             if report.error_kind == UnfitNodeError.__name__ and attempt not in self._failures:
-                self._unfit[report.error] += 1
+                self.troubles.unfit(report.error)
                 self.notes.append(f"trial {trial.number} was placed in vain: {report.error}")
             self._failures[attempt] = failure
             return False
-        host = str(report.facts.get("host", ""))
-        for why in [why for why in self._unfit if host and why.startswith(f"{host} ")]:
-            del self._unfit[why]  # it is fit again
+        self._saving.add(attempt)
+        self.troubles.fit(str(report.facts.get("host", "")))
         if report.facts and dict(report.facts) != dict(trial.facts):
             trial.facts = dict(report.facts)
             self.record.update_trial(trial)
@@ -144,11 +144,13 @@ class LiveStudy:
             row = self._decided(trial, row)
             trial.rows[report.epoch] = row
             self.record.add_row(trial.number, row)
+            self.troubles.came_on(trial.number)
         return row.decision is None or row.decision.goes_on
 
     def take_checkpoint(self, attempt: str, epoch: int, path: str) -> None:
         """Record a whole checkpoint (path relative to the storage); let go of those not kept."""
         trial = self.trials[self._attempts[attempt]]
+        self._saving.discard(attempt)
         if attempt in self._failures or epoch not in trial.rows:
             return  # saved after an error was reported: it counts for nothing
         mark = Checkpoint(epoch, path)
@@ -161,8 +163,7 @@ class LiveStudy:
 
     def end_attempt(self, attempt: str) -> None:
         """The worker has ended on its own terms: tell what became of its trial."""
-        trial = self.trials[self._attempts.pop(attempt)]
-        failure = self._failures.pop(attempt, None)
+        trial, failure = self._let_go(attempt)
         if failure is not None:
             if failure[0] in NO_FAULT_OF_THE_TRIAL:
                 self._settle(trial)  # it goes on once there is space, or elsewhere
@@ -173,23 +174,27 @@ class LiveStudy:
 
     def lose_attempt(self, attempt: str, reason: str, *, counts: bool = True) -> None:
         """The worker is gone: its trial is handed out again, up to a limit of losses that count."""
-        trial = self.trials[self._attempts.pop(attempt)]
-        failure = self._failures.pop(attempt, None)
+        trial, failure = self._let_go(attempt)
         self._settle(trial)
         if trial.state is not State.UNFINISHED:
+            kept = [mark.epoch for mark in trial.checkpoints]
+            if trial.last_epoch not in kept:
+                newest = f"its newest is of epoch {max(kept)}" if kept else "it has none"
+                self.notes.append(
+                    f"trial {trial.number} lost its worker ({reason}) before its last checkpoint was "
+                    f"whole: its results stand, {newest}"
+                )
             return
         if failure is not None:  # it had said why it ends, and was lost while it saved
             if failure[0] not in NO_FAULT_OF_THE_TRIAL:
                 self._fail(trial, failure)
             return
         trial.losses += counts
-        self._node_losses[trial.number] += not counts
         limit = self.conditions.loss_limit
-        if self._node_losses[trial.number] > NODE_LOSS_LIMIT:
-            times = self._node_losses[trial.number]
-            self._end(trial, State.FAILED, f"cut off {times} times; last: {reason}")
-        elif trial.losses > limit:
-            self._alike = [*self._alike, LOST_TOO_OFTEN]
+        if not counts:
+            self.troubles.cut_off(trial.number, reason)
+        if trial.losses > limit:
+            self.troubles.failed(*LOST_TOO_OFTEN)
             self._end(trial, State.FAILED, f"worker lost {trial.losses} times; last: {reason}")
         else:
             self.record.update_trial(trial)
@@ -200,9 +205,27 @@ class LiveStudy:
 
     # -- inside -------------------------------------------------------------------------------
 
+    def _reopen_failed(self) -> None:
+        """Take up again what failed in vain; samplers leave failures out, so nothing was learned."""
+        failed = self.failed_in_vain
+        for trial in failed:
+            trial.state, trial.reason, trial.ended, trial.losses = State.UNFINISHED, "", None, 0
+            self.record.reopen_trial(trial)
+        if failed:
+            numbers = ", ".join(str(trial.number) for trial in failed)
+            self.notes.append(f"no trial had succeeded: those that failed ({numbers}) go on")
+
+    def _let_go(self, attempt: str) -> tuple[Trial, tuple[str, str] | None]:
+        """The trial of an attempt that is over, and what it had failed with by then."""
+        self._saving.discard(attempt)
+        return self.trials[self._attempts.pop(attempt)], self._failures.pop(attempt, None)
+
     def _fail(self, trial: Trial, failure: tuple[str, str]) -> None:
         kind, message = failure
-        self._alike = [*self._alike, failure] if kind != "DivergedError" else []
+        if kind == "DivergedError":
+            self.troubles.went_well()
+        else:
+            self.troubles.failed(kind, message)
         self._end(trial, State.FAILED, f"{kind}: {message}")
 
     def _hand_out(self, trial: Trial) -> Assignment:
@@ -313,7 +336,7 @@ class LiveStudy:
         trial.reason, trial.ended = reason, time.time()
         trial.state = state  # last: who watches from another thread sees an end with its reason
         if state is not State.FAILED:
-            self._alike = []
+            self.troubles.went_well()
         self.record.end_trial(trial)
 
     def _dispensable(self, trial: Trial) -> list[Checkpoint]:

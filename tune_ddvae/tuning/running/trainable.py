@@ -33,6 +33,11 @@ class TrialTrainable(tune.Trainable):
         report = self._worker.step()
         return {REPORT: report, "epoch": report.epoch, "done": report.is_last}
 
+    def save(self, checkpoint_dir: str | None = None) -> Any:  # Ray's type is not public
+        """Save, and copy to the storage, under the eye of the watchdog: a storage may hang."""
+        with self._worker.watched():
+            return super().save(checkpoint_dir)
+
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the checkpoint of the step just reported."""
         self._worker.save(Path(checkpoint_dir))

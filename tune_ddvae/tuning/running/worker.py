@@ -1,15 +1,16 @@
 """One assignment at a time, trained and reported; needs no Ray, so it is tested without.
 
-Our own errors never leave it: they come back as a last report, since an error that Ray sees would be
-taken for a lost worker.
+Our own errors do not leave it: they come back as a last report, since an error that Ray sees is taken
+for a lost worker. The one exception is a checkpoint that cannot be saved: only so is it not announced.
 """
 
 import faulthandler
+import math
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Worker:
         self._notes: tuple[str, ...] = ()
         self._facts: dict[str, Value] = {}
         self._last_words = LastWords()
+        self._watchdog: Watchdog | None = None
 
     def assign(self, assignment: Assignment, fetch: Callable[[], Parcel] | None = None) -> None:
         """Build everything anew for this assignment and go on from its last intact checkpoint.
@@ -51,6 +53,7 @@ class Worker:
             fetch: Brings the data's files, should this machine lack them; None if nothing does.
         """
         self._trainer, self._error, self._notes, self._epoch = None, None, (), 0
+        self._watchdog = None
         self._facts = {"host": platform.node()}
         storage = place_at(assignment.storage)
         name = attempt_name(assignment.number, assignment.attempt)
@@ -60,7 +63,7 @@ class Worker:
             self._error = error
             return
         self._last_words.open(storage / TRIALS_FOLDER / name)
-        watchdog = Watchdog(assignment.stall_s, self._last_words.handle)
+        self._watchdog = watchdog = Watchdog(assignment.stall_s, self._last_words.handle)
         try:
             watchdog()
             threads = set_threads(assignment.num_cpus)
@@ -85,11 +88,16 @@ class Worker:
         finally:
             watchdog.rest()
 
+    def watched(self) -> AbstractContextManager[None]:
+        """While it lasts, this process ends when nothing is finished for too long."""
+        return nullcontext() if self._watchdog is None else self._watchdog
+
     def step(self) -> Report:
         """Train to the next evaluation; an error becomes a last report that names it."""
         if self._error is None and self._trainer is not None:
             try:
-                result = self._trainer.step()
+                with self.watched():
+                    result = self._trainer.step()
             except Exception as error:  # noqa: BLE001 - reported just below
                 self._error = error
             else:
@@ -102,8 +110,6 @@ class Worker:
                     notes=self._notes,
                     is_last=self._trainer.is_done,
                 )
-            finally:
-                faulthandler.cancel_dump_traceback_later()
         problem = self._error or RuntimeError("step was called before any assignment")
         kind = StorageFullError if disk.is_full(problem) else type(problem)
         return Report(
@@ -116,12 +122,14 @@ class Worker:
         )
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint into the folder; after an error a note, which counts for nothing."""
+        """Write a checkpoint into the folder; after an error a note, which counts for nothing.
+
+        Raises:
+            CheckpointError: It cannot be written. Ray then counts this worker as lost, and announces no
+                checkpoint that is not there; after the last epoch no step would come to report it.
+        """
         if self._error is None and self._trainer is not None:
-            try:
-                checkpoint.save(self._trainer, folder)
-            except Exception as error:  # noqa: BLE001 - reported by the next step
-                self._error = error
+            checkpoint.save(self._trainer, folder)
         if self._error is not None:
             with suppress(OSError):  # where the disk is full
                 folder.mkdir(parents=True, exist_ok=True)
@@ -147,13 +155,20 @@ class Worker:
 class Watchdog:
     """Ends this process when no batch finishes for too long; it is then a lost worker.
 
-    Not by the step: a full epoch may take half an hour.
+    Not by the step: a full epoch may take half an hour. It watches from a first call until ``rest``, or
+    as long as it is entered as a context.
     """
 
     def __init__(self, stall_s: float, handle: int = 2) -> None:
         self._stall_s = stall_s
         self._handle = handle  # where it says what was being done
-        self._armed = 0.0
+        self._armed = -math.inf
+
+    def __enter__(self) -> None:
+        self()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.rest()
 
     def __call__(self) -> None:
         """Note that something has been finished; cheap enough to call for every batch."""
@@ -163,8 +178,8 @@ class Watchdog:
             faulthandler.dump_traceback_later(self._stall_s, exit=True, file=self._handle)
 
     def rest(self) -> None:
-        """Stop watching until the next call."""
-        self._armed = 0.0
+        """Stop watching until the next call, which watches anew however soon it comes."""
+        self._armed = -math.inf
         faulthandler.cancel_dump_traceback_later()
 
 

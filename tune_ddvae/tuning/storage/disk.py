@@ -117,7 +117,7 @@ def sweep(storage: Path, recorded: Collection[str]) -> None:
 
     Args:
         storage: The study's folder, held by this driver alone.
-        recorded: Paths of the others, relative to it.
+        recorded: Paths of the others, relative to it; of all studies that its record holds.
     """
     for folder in (storage / TRIALS_FOLDER).glob("*/checkpoint_*"):
         if folder.relative_to(storage).as_posix() not in recorded:

@@ -82,6 +82,7 @@ class Holder:
     pid: int = 0  # unknown
     started: float = 0.0  # seconds since 1970
     birth: Birth = field(default_factory=dict, compare=False)  # empty: unknown
+    left_s: float | None = field(default=None, compare=False)  # of its lease, if it holds by one
 
     def __str__(self) -> str:
         """As a person finds it."""

@@ -1,5 +1,7 @@
 """Ends the driver of a study from outside, by the signal that it takes its time for, and waits for it."""
 
+import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,7 +54,7 @@ def stop(found: Found, record: str | None) -> Ending:
     if ending is not None:
         return ending
     study = found.study  # a job that died with its head may have been gone on with by hand
-    if study is not None and study.holder is not None:
+    if study is not None and study.holder is not None and is_held(study, record):
         at = "run this there, or with the --address of the cluster that it was sent to"
         return stop_driver(study.holder, lambda: is_held(study, record), at)
     gone = "it does not run" if job is None else f"job {job.id} had ended already"
@@ -84,6 +86,8 @@ def stop_job(server: "JobServer", job: Job) -> Ending | None:
 def stop_driver(holder: Holder, is_held: Callable[[], bool], at: str) -> Ending:
     """Ask a driver on this host to end, and wait until it has let go of its study.
 
+    One that is dead, but whose lease on a server has not run out yet, is told of and not waited for.
+
     Args:
         holder: The driver.
         is_held: Whether it still holds its study.
@@ -112,6 +116,12 @@ def stop_driver(holder: Holder, is_held: Callable[[], bool], at: str) -> Ending:
             "one was not recorded, so it is left alone: look at it, and end it yourself with "
             f"kill -TERM {holder.pid}"
         )
+    if not is_there and holder.left_s is not None and _is_dead(holder) and is_held():
+        text = (
+            f"{holder} is dead: its lease runs out by itself within "
+            f"{math.ceil(holder.left_s)} s, and until then nobody else can hold the study: {GOES_ON}"
+        )
+        return Ending(text, exit_codes.COMPLETE)
     if not is_there and is_held():
         raise StudyLockedError(
             f"the study is held by {holder}, which cannot be seen from here (in a container?): {at}"
@@ -128,6 +138,22 @@ def stop_driver(holder: Holder, is_held: Callable[[], bool], at: str) -> Ending:
 def _is_there(holder: Holder) -> bool:
     """Whether its process is that one for sure, and not another of the same number."""
     return bool(holder.birth) and holder.birth == birth_of(holder.pid)
+
+
+def _is_dead(holder: Holder) -> bool:
+    """Whether its process has ended for sure, and is not only out of sight: in another container."""
+    here = birth_of(os.getpid())
+    if any(
+        not here[key] or here[key] != holder.birth.get(key) for key in ("boot", "pid_namespace")
+    ):
+        return False
+    try:
+        os.kill(holder.pid, 0)  # does nothing but look
+        return birth_of(holder.pid)["born"] != holder.birth.get("born")
+    except ProcessLookupError:
+        return True
+    except (PermissionError, psutil.Error):  # somebody's process has that number
+        return False
 
 
 def _seconds(since: float) -> float:

@@ -39,13 +39,17 @@ def inspect(server: Server, backlog: Backlog, *, restores: bool = False) -> bool
 
 
 def _corrected(mark: Mark, run: Listed | None, *, restores: bool) -> Mark:
-    """The mark, without what the run does not show (any more)."""
+    """The mark, without what the run does not show (any more).
+
+    A run that is not as the mark says may be one of before, from a backup: what was sent since is
+    missing there, too. Sent twice, a point is one point.
+    """
     if run is None:
         return Mark() if restores else mark
     word, status = view.shown_by(mark.says)
     if not mark.status or (run.status, run.tags.get("state")) == (status, word):
         return mark
-    return replace(mark, status="")
+    return replace(mark, epoch=0, status="")
 
 
 def _number(run: Listed) -> int | None:

@@ -215,6 +215,8 @@ class Sender:
         identity = view.trial_identity(self._backlog.study.study_id, trial.number)
         found = mark.run_id or server.find(identity)
         tags = {**identity, view.PARENT_TAG: parent} if is_new else {}
+        if is_new and found:
+            tags["reason"] = ""  # of an end that it may have been taken up again after
         if not mark.run_id:
             started = trial.started or time.time()
             made = found or self._made(server, view.trial_name(trial), identity, started, tags)
