@@ -255,12 +255,13 @@ ray.init(address="local", num_cpus=8, num_gpus=1, include_dashboard=False, log_t
 slots = make_slots(Available(8.0, 1.0), gpus_per_trial=0.25)
 bundle = slots.trial.bundle
 groups = [ray.util.placement_group([bundle]) for _ in range(slots.concurrent + 1)]
-ready, waiting = ray.wait([group.ready() for group in groups], num_returns=len(groups), timeout=10)
+told = [group.ready() for group in groups]
+ready, waiting = ray.wait(told, num_returns=len(groups), timeout=10)
 @ray.remote(num_cpus=bundle["CPU"], num_gpus=bundle["GPU"])
 def sees():
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
-placed = [g for g in groups if g.wait(0)]
+placed = [group for group, answer in zip(groups, told) if answer in ready]
 seen = ray.get([sees.options(scheduling_strategy=strategy(g)).remote() for g in placed])
 print(json.dumps([slots.concurrent, bundle, len(ready), len(waiting), seen]))
 """

@@ -134,7 +134,7 @@ def _run_session(request: Request, console: Console) -> Ended:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not isinstance(request.folder, Bucket):
         request.folder.mkdir(parents=True, exist_ok=True)
-    with _held(request), _open_study(request) as study:
+    with _held(request), _open_study(request) as study, _work_left():
         switch = StopSwitch()
         started = time.monotonic()
         if study.is_complete:
@@ -250,8 +250,7 @@ def _train(request: Request, study: LiveStudy, switch: StopSwitch, console: Cons
 
     try:
         if not study.is_complete:
-            with _work_left():
-                _run_engine(request, study, switch, console, tracker.wake)
+            _run_engine(request, study, switch, console, tracker.wake)
     except BaseException as error:
         switch.set(f"stopped by {type(error).__name__}")
         with suppress(DdvaeError, SQLAlchemyError):  # what ended the study is what is said

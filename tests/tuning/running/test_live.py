@@ -452,3 +452,13 @@ def test_an_assignment_says_what_its_machine_must_have(tmp_path):
     assignment = study.next_assignment()
     assert (assignment.num_gpus, assignment.code, assignment.mark) == (0.25, "c", "m")
     study.record.close()
+
+
+def test_data_are_compared_with_the_studys_own_where_a_trial_has_those(tmp_path):
+    published = {"plain": {}, "fewer": {"data/num_train": 65}}
+    spec = make_spec(published=published, first=tuple(published))
+    study = open_study(tmp_path, spec)
+    study.conditions = dataclasses.replace(study.conditions, data_checksum="of the study's")
+    checksums = [study.next_assignment().data_checksum for _ in published]
+    assert checksums == ["of the study's", ""]
+    study.record.close()

@@ -247,11 +247,16 @@ class LiveStudy:
             num_cpus=self.conditions.num_cpus,
             stall_s=self.conditions.stall_s,
             rungs=self.spec.rungs,
-            data_checksum=self.conditions.data_checksum,
+            data_checksum=self.conditions.data_checksum if self._has_studys_data(trial) else "",
             num_gpus=self.conditions.num_gpus,
             code=self.conditions.code,
             mark=self.conditions.mark,
         )
+
+    def _has_studys_data(self, trial: Trial) -> bool:
+        """Whether it trains on the study's own data: a setting may ask for others, or fewer."""
+        base = to_flat(self.spec.base)
+        return all(trial.config[key] == base[key] for key in base if key.startswith("data/"))
 
     def _new_trial(self) -> Trial:
         number = len(self.trials)
