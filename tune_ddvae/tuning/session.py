@@ -134,7 +134,7 @@ def _run_session(request: Request, console: Console) -> Ended:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not isinstance(request.folder, Bucket):
         request.folder.mkdir(parents=True, exist_ok=True)
-    with _held(request), _open_study(request) as study, _work_left():
+    with _held(request), _open_study(request) as study:
         switch = StopSwitch()
         started = time.monotonic()
         if study.is_complete:
@@ -224,9 +224,11 @@ def _open_study(request: Request) -> Iterator[LiveStudy]:
                 request.record
             ):  # there a frozen driver's workers may still be writing
                 disk.sweep(database_folder(request.folder), record.checkpoint_paths())
-            yield study
+            with _work_left():
+                yield study
     finally:
-        record.close()
+        with _work_left():  # it raises what its writer failed with
+            record.close()
 
 
 def _train(request: Request, study: LiveStudy, switch: StopSwitch, console: Console) -> Tracked:
