@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import psutil
 import pytest
 
 from tune_ddvae import exit_codes
@@ -21,11 +22,12 @@ from tune_ddvae.tuning.signals import (
 
 # Hangs where no signal reaches it, as a thread does that waits for a lock of SQLite's.
 HANGING = """
-import sqlite3, sys
+import sqlite3, subprocess, sys
 from tune_ddvae.tuning.signals import StopSwitch, ending_in_time, signals_stop
 with ending_in_time(float(sys.argv[2])), signals_stop(StopSwitch()):
     database = sqlite3.connect(sys.argv[1], timeout=60)
-    print("waiting", flush=True)
+    child = subprocess.Popen(["sleep", "600"])
+    print("waiting", child.pid, flush=True)
     database.execute("BEGIN IMMEDIATE")
 """
 KEPT = "what was recorded is kept; the same command goes on"
@@ -73,11 +75,12 @@ def test_what_hangs_is_ended_all_the_same_and_says_so(number, reason, code, tmp_
     command = [sys.executable, "-c", HANGING, str(tmp_path / "record.db"), "0.2"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as driver:
-        assert driver.stdout.readline() == "waiting\n"
+        child = psutil.Process(int(driver.stdout.readline().removeprefix("waiting ")))
         driver.send_signal(number)
         said = driver.communicate(timeout=30)[1]
     holder.close()
     assert driver.returncode == code
+    assert psutil.wait_procs([child], timeout=10)[1] == []
     assert said.startswith(f"{reason}: record, storage or Ray did not let go within 0.2 s")
     assert KEPT in said
 

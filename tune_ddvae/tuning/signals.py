@@ -6,9 +6,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
+
+import psutil
 
 from tune_ddvae import exit_codes
 
@@ -157,9 +159,11 @@ def _ended(reason: str, code: int, told: str = _GOES_ON) -> SystemExit:
 def _end_hard(hears: socket.socket, limit_s: float) -> None:
     """Wait for a signal, then for the end of what it ends; end the process if that takes too long."""
     number, until = 0, 0.0
+    family: list[psutil.Process] = []
     while heard := _heard(hears, until - time.monotonic() if number else None):
         if not number and heard[0] in _CODES:
             number, until = heard[0], time.monotonic() + limit_s
+            family = _family()  # what ends from here on leaves its children to nobody
     if heard is not None:
         return
     reason, code = _CODES[signal.Signals(number)]
@@ -172,7 +176,16 @@ def _end_hard(hears: socket.socket, limit_s: float) -> None:
     telling = threading.Thread(target=os.write, args=[2, told.encode()], daemon=True)
     telling.start()
     telling.join(0.5)
+    for process in {*family, *_family()}:  # a Ray of our own; its agents outlive it otherwise
+        with suppress(psutil.Error):
+            process.kill()  # looks first that it is no other by now
     os._exit(code)
+
+
+def _family() -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return psutil.Process().children(recursive=True)
+    return []
 
 
 def _heard(hears: socket.socket, timeout_s: float | None) -> bytes | None:
