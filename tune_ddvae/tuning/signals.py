@@ -64,9 +64,7 @@ def signals_stop(switch: StopSwitch) -> Iterator[None]:
         if not switch.is_set():
             switch.set(reason)
             first = number, time.monotonic()
-        elif (
-            number == signal.SIGINT or not is_echo
-        ):  # a person presses Ctrl-C as often as they mean it
+        elif number == signal.SIGINT or not is_echo:  # a person means each Ctrl-C
             ends.append(_ended(reason, code))
             raise ends[-1]
 
@@ -142,10 +140,9 @@ def _handled_by(
     handle: Callable[[int, FrameType | None], None], *numbers: signal.Signals
 ) -> dict[signal.Signals, Any]:
     """Set a handler for these signals, or for all of ours; those there were before."""
-    ignored = (
-        {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
-    )  # nohup
-    wanted = [number for number in numbers or _CODES if number not in ignored]
+    wanted = list(numbers or _CODES)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and signal.SIGHUP in wanted:
+        wanted.remove(signal.SIGHUP)  # as nohup wants it
     return {number: signal.signal(number, handle) for number in wanted}
 
 

@@ -199,6 +199,19 @@ class Record(Ledger):
 
     def end_trial(self, trial: Trial) -> None:
         """Make a trial's end durable, after every row that it rests on, and tell Optuna."""
+        self._put_state(trial)
+        self._writer.flush()
+        self._mirror_end(trial)
+
+    def reopen_trial(self, trial: Trial) -> None:
+        """Make it durable that a failed trial is trained again, and have it shown so everywhere."""
+        self._put_state(trial)
+        shown = (SENT.c.study_id == self.study_id) & (SENT.c.number == trial.number)
+        self._writer.put(update(SENT).where(shown).values(status=""))  # its runs say that it failed
+        self._writer.flush()
+        self._mirror_again(trial)
+
+    def _put_state(self, trial: Trial) -> None:
         self._writer.put(
             self._update(trial).values(
                 state=trial.state,
@@ -208,23 +221,6 @@ class Record(Ledger):
                 rank_values=None if trial.values is None else json.dumps(trial.values),
             )
         )
-        self._writer.flush()
-        self._mirror_end(trial)
-
-    def reopen_trial(self, trial: Trial) -> None:
-        """Make it durable that a failed trial is trained again, and have it shown so everywhere."""
-        self._writer.put(
-            self._update(trial).values(
-                state=trial.state,
-                reason=_storable(trial.reason),
-                ended=trial.ended,
-                losses=trial.losses,
-            )
-        )
-        shown = (SENT.c.study_id == self.study_id) & (SENT.c.number == trial.number)
-        self._writer.put(update(SENT).where(shown).values(status=""))  # its runs say that it failed
-        self._writer.flush()
-        self._mirror_again(trial)
 
     # -- Optuna's tables ----------------------------------------------------------------------
 
