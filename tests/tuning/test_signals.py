@@ -85,6 +85,24 @@ def test_what_hangs_is_ended_all_the_same_and_says_so(number, reason, code, tmp_
     assert KEPT in said
 
 
+def test_on_a_terminal_the_hard_end_has_a_line_of_its_own_and_a_cursor(tmp_path):
+    holder = sqlite3.connect(tmp_path / "record.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    command = [sys.executable, "-c", HANGING, str(tmp_path / "record.db"), "0.2"]
+    screen, terminal = os.openpty()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal) as driver:
+        driver.stdout.readline()
+        os.write(terminal, b"1 min left")  # a live table's last line
+        driver.send_signal(signal.SIGTERM)
+        driver.communicate(timeout=30)
+    holder.close()
+    said = os.read(screen, 1000).decode()
+    os.close(screen)
+    os.close(terminal)
+    assert said.startswith("1 min left\x1b[?25h\r")
+    assert said.splitlines()[1].startswith("terminated: ")
+
+
 def test_an_end_in_time_calls_the_hard_end_off(monkeypatch):
     ended = threading.Event()
     monkeypatch.setattr(os, "_exit", lambda _code: ended.set())

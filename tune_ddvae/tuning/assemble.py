@@ -32,6 +32,7 @@ from tune_ddvae.tuning.cluster.slots import ClusterSlots, cluster_wait_s, settle
 from tune_ddvae.tuning.planning.plan import CHECKPOINTS_KEPT, Plan, checkpoint_bytes
 from tune_ddvae.tuning.record.opening import check_recorded, num_recorded, record_url
 from tune_ddvae.tuning.record.postgresql import is_server, num_on_server, server_address
+from tune_ddvae.tuning.running.last_words import STALL_VARIABLE
 from tune_ddvae.tuning.session import Request
 from tune_ddvae.tuning.storage import disk
 from tune_ddvae.tuning.storage.folders import check_name, slug
@@ -50,8 +51,6 @@ from tune_ddvae.tuning.tracking.tracking import (
     without_password,
 )
 from tune_ddvae.tuning.wording import plural
-
-STALL_VARIABLE = "TUNE_DDVAE_STALL_S"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,7 +164,8 @@ def _end_hard(hears: socket.socket, limit_s: float) -> None:
     if heard is not None:
         return
     reason, code = _CODES[signal.Signals(number)]
-    cursor = "\x1b[?25h" if os.isatty(2) else ""  # a live table has hidden it
+    # A live table has hidden the cursor and left it in its last line.
+    cursor = "\x1b[?25h\n" if os.isatty(2) else ""
     told = (
         f"{cursor}{reason}: record, storage or Ray did not let go within {limit_s:g} s, so this "
         f"process ends without them; {_GOES_ON}\n"

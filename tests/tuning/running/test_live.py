@@ -123,8 +123,9 @@ def test_trials_that_all_lose_their_workers_stop_the_study(tmp_path):
         for _ in range(4):
             study.lose_attempt(study.next_assignment().attempt, f"likely out of memory: {number} %")
         assert study.trials[number].state is State.FAILED
-    assert study.troubles.reason_to_stop.startswith(
-        "the same error again and again: worker lost: each trial more often than it may"
+    assert study.troubles.reason_to_stop == (
+        "the same error again and again: worker lost, more often than a trial may: "
+        "likely out of memory: 2 %"
     )
     study.record.close()
 

@@ -11,14 +11,17 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import tune_ddvae
 from tune_ddvae.tuning.storage.place import Place
 
 FILE_NAME = "last-words.txt"
+STALL_VARIABLE = "TUNE_DDVAE_STALL_S"  # how long nothing may be finished before a worker is ended
 NOWHERE = -1
 
 _CRASH = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
 _STALL = re.compile(r"^Timeout \((.+?)\)!$", re.MULTILINE)
-_PLACE = re.compile(r'^  File "(.+?)", line (\d+) in (\w+)$', re.MULTILINE)
+_THREAD = re.compile(r"^(Current thread|Thread) 0x.*$", re.MULTILINE)
+_FRAME = re.compile(r'^  File "(.+?)", line (\d+) in (\S+)$', re.MULTILINE)
 
 
 class LastWords:
@@ -71,10 +74,22 @@ def heard(folder: Place) -> str:
         text = (folder / FILE_NAME).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    place = _PLACE.search(text)
-    where = "" if place is None else f", in {place[3]} ({Path(place[1]).name}:{place[2]})"
     if crash := _CRASH.search(text):
-        return f"crashed: {crash[1]}{where}"
+        return f"crashed: {crash[1]}{_where(text)}"
     if stall := _STALL.search(text):
-        return f"stalled: nothing was finished for {stall[1]}{where}"
+        return f"stalled: nothing was finished for {stall[1]} ({STALL_VARIABLE}){_where(text)}"
     return ""
+
+
+def _where(text: str) -> str:
+    """The frame that a trace ends in and, where that is another's code, ours that led there."""
+    headings = list(_THREAD.finditer(text))
+    if not headings:
+        return ""
+    # A crash marks its thread. A stall marks none: the main thread, which trains, is written last.
+    thread = next((heading for heading in headings if heading[1] != "Thread"), headings[-1])
+    trace = text[thread.end() :].split("\n\n", maxsplit=1)[0]
+    frames = [(Path(path), line, name) for path, line, name in _FRAME.findall(trace)]
+    ours = [frame for frame in frames if tune_ddvae.__name__ in frame[0].parts]
+    told = dict.fromkeys((*frames[:1], *ours[:1]))
+    return "".join(f", in {name} ({path.name}:{line})" for path, line, name in told)

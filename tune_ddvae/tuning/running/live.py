@@ -26,7 +26,6 @@ from tune_ddvae.tuning.trials import (
     Trial,
 )
 
-LOST_TOO_OFTEN = ("worker lost", "each trial more often than it may; is memory short?")
 NEWEST_KEPT = 2  # checkpoints kept of each trial, beside the best epoch's
 NO_FAULT_OF_THE_TRIAL = frozenset(
     kind.__name__ for kind in (StorageFullError, StorageAwayError, UnfitNodeError)
@@ -194,7 +193,7 @@ class LiveStudy:
         if not counts:
             self.troubles.cut_off(trial.number, reason)
         if trial.losses > limit:
-            self.troubles.failed(*LOST_TOO_OFTEN)
+            self.troubles.lost_too_often(reason)
             self._end(trial, State.FAILED, f"worker lost {trial.losses} times; last: {reason}")
         else:
             self.record.update_trial(trial)

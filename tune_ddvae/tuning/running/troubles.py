@@ -25,7 +25,7 @@ class Troubles:
     """Counts them; one thread tells it and asks it."""
 
     def __init__(self) -> None:
-        self._alike: list[tuple[str, str]] = []  # the latest failures in a row: kind, message
+        self._alike: list[tuple[str, str]] = []  # failures in a row: what they share, and in full
         self._unfit: Counter[str] = Counter()  # by what a machine lacks; its name is in it
         self._cut_off: Counter[int] = Counter()  # by trial
         self._last_cut = ""  # of a trial that was cut off too often
@@ -37,13 +37,17 @@ class Troubles:
             if times >= UNFIT_LIMIT:
                 return f"a machine could take no trial: {why}"
         alike = self._alike[-SAME_ERROR_LIMIT:]
-        if len(alike) == SAME_ERROR_LIMIT and len({(k, gist(text)) for k, text in alike}) == 1:
-            return f"the same error again and again: {': '.join(alike[-1])}"
+        if len(alike) == SAME_ERROR_LIMIT and len({shared for shared, _ in alike}) == 1:
+            return f"the same error again and again: {alike[-1][1]}"
         return self._last_cut
 
     def failed(self, kind: str, message: str) -> None:
         """A trial failed, or could not go on, for a reason that may be every trial's."""
-        self._alike.append((kind, message))
+        self._alike.append((f"{kind}: {gist(message)}", f"{kind}: {message}"))
+
+    def lost_too_often(self, reason: str) -> None:
+        """A trial failed since it lost more workers than it may, the last one for this reason."""
+        self._alike.append(("worker lost", f"worker lost, more often than a trial may: {reason}"))
 
     def went_well(self) -> None:
         """A trial ended otherwise, or by a fault of its own: failures are not in a row any more."""
