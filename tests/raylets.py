@@ -11,8 +11,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 STORE_BYTES = 100_000_000
 
@@ -64,6 +66,7 @@ def running(
             cluster.add(number)
         yield cluster
     finally:
+        family = psutil.Process(process.pid).children(recursive=True)
         process.stdin.close()
         process.stdout.close()
         try:
@@ -71,6 +74,12 @@ def running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for (
+            left
+        ) in family:  # nodes that Ray's own autoscaler started leave their log monitors behind
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+        psutil.wait_procs(family, timeout=10)
 
 
 def serve(head: dict) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import text
 
 from tests.job_server import TOKEN, running
 from tests.tuning.studies.test_listing import make
@@ -77,6 +79,13 @@ def test_list_shows_jobs_whose_storage_is_elsewhere(cluster):
     shown = invoke("list", "--storage", "/shared/elsewhere", "--address", cluster.address)
     assert shown.exit_code == 0
     assert "a-1 RUNNING" in shown.output
+    assert "was not seen from here" in shown.output
+
+
+def test_list_says_that_there_is_no_record_where_it_looked_for_one(cluster, tmp_path):
+    add_job(cluster, tmp_path)
+    shown = invoke("list", "--storage", tmp_path, "--address", cluster.address)
+    assert "a: it has no record yet" in shown.output
 
 
 def test_logs_prints_the_newest_jobs(cluster, tmp_path):
@@ -131,6 +140,43 @@ def test_resume_leaves_a_study_alone_that_runs(tmp_path, became):
     assert shown.exit_code == 0
     assert f"running already: process {os.getpid()}" in shown.output
     assert not became
+
+
+def test_resume_sends_no_second_job_for_a_study_that_a_driver_holds(cluster, tmp_path, became):
+    make(tmp_path, "a", driven=False, ended_as="interrupted")
+    add_job(cluster, tmp_path, status="FAILED")
+    with sole_driver(tmp_path / "a"):
+        shown = invoke("resume", "a", "--storage", tmp_path, "--address", cluster.address)
+    assert shown.exit_code == 0
+    assert f"running already: process {os.getpid()}" in shown.output
+    assert not became
+
+
+def test_stop_asks_the_cluster_of_the_environment_too(cluster, tmp_path, monkeypatch):
+    make(tmp_path, "a", driven=False, ended_as="interrupted")
+    add_job(cluster, tmp_path)
+    monkeypatch.setenv(ADDRESS_VARIABLE, cluster.address)
+    stopped = invoke("stop", "a", "--storage", tmp_path)
+    assert stopped.exit_code == 0, stopped.output
+    assert cluster.jobs["a-1"]["status"] == "STOPPED"
+
+
+def hold_as_a_dead_driver(server, database, *, for_s: float) -> None:
+    lease = "SELECT study_id, 'gone', 'vm', 27051, 1e9, clock_timestamp() + interval '{} seconds' "
+    with server.connected(database) as connection:
+        connection.execute(
+            text(f"INSERT INTO ddvae_leases {lease.format(for_s)} FROM ddvae_studies")
+        )
+
+
+def test_resume_waits_for_the_lease_of_a_driver_that_died(server, tmp_path, became):
+    database = server.new_database()
+    make(tmp_path, "a", url=database, driven=False, ended_as="interrupted")
+    hold_as_a_dead_driver(server, database, for_s=1.5)
+    shown = invoke("resume", "a", "--record", database)
+    assert re.search(r"held by process 27051 on vm.*runs out within [12] s", shown.stderr)
+    assert "running already" not in shown.output
+    assert became
 
 
 def studies(*words, cwd=ROOT, env=None) -> subprocess.CompletedProcess:

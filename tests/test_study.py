@@ -24,12 +24,13 @@ from tune_ddvae import exit_codes
 from tune_ddvae.catalogue import find_study
 from tune_ddvae.config import from_flat
 from tune_ddvae.data import load
-from tune_ddvae.errors import DdvaeError
+from tune_ddvae.errors import DdvaeError, StudyLockedError
 from tune_ddvae.metrics.evaluate import evaluate
 from tune_ddvae.study import main, sized_spec
 from tune_ddvae.training import checkpoint
 from tune_ddvae.training.device import choose_device
 from tune_ddvae.training.trainer import Trainer
+from tune_ddvae.tuning.storage.lock import sole_driver
 from tune_ddvae.tuning.trials import State
 
 DIVERGES = {"objective/beta": 1.0, "optimiser/learning_rate": 1e30}
@@ -213,6 +214,14 @@ def test_what_is_refused_is_refused_before_anything_is_created(
         main.main([*words, *(["--dry-run"] * dry)], standalone_mode=False)
     assert message in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_that_is_held_is_refused_before_a_cluster_is_joined(tmp_path):
+    folder = tmp_path / "clustering"
+    folder.mkdir()
+    words = ["clustering", "--storage", str(tmp_path), "--address", "127.0.0.1:9"]
+    with sole_driver(folder), pytest.raises(StudyLockedError, match="another driver holds"):
+        main.main(words, standalone_mode=False)
 
 
 def test_a_refusal_is_one_message_and_exit_code_2(tmp_path):

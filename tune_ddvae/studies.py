@@ -6,6 +6,7 @@ Those of this machine, of a storage that others share, and those that were sent 
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import click
@@ -49,6 +50,7 @@ def main() -> None:
 def list_command(*, storage: str, record: str | None, address: str | None, as_json: bool) -> None:
     """Every study of a storage, what changed last first; reads only."""
     from tune_ddvae.tuning.addresses import without_password
+    from tune_ddvae.tuning.record.postgresql import server_address
     from tune_ddvae.tuning.storage.place import place_at
     from tune_ddvae.tuning.studies import listing
     from tune_ddvae.tuning.studies import screen as listing_screen
@@ -56,11 +58,13 @@ def list_command(*, storage: str, record: str | None, address: str | None, as_js
 
     console = make_console(as_json=as_json)
     studies = listing.list_studies(storage, record, may_be_missing=address is not None)
-    where = without_password(record) if record is not None else str(place_at(storage))
+    place = str(place_at(storage)) if record is None else without_password(server_address(record))
+    where = place if record is None else without_password(record)
     if address is not None:
         from tune_ddvae.tuning.jobs.server import JobServer
 
-        studies = with_jobs(studies, JobServer(address).jobs())
+        looked_at = place if record is not None or Path(place).is_dir() else ""
+        studies = with_jobs(studies, JobServer(address).jobs(), looked_at)
         where += f" and at {address}"
     with reader_may_go():
         if as_json:
@@ -99,7 +103,7 @@ def logs(name: str, *, storage: str, record: str | None, address: str | None, fo
 @click.argument("name")
 @_places
 def stop(name: str, *, storage: str, record: str | None, address: str | None) -> None:
-    """End study NAME as Ctrl-C does, and wait until it has: its job, or its driver on this host."""
+    """End study NAME as Ctrl-C does, and wait until it has: its jobs, and its driver on this host."""
     from tune_ddvae.tuning.signals import terminate_cleanly
     from tune_ddvae.tuning.studies import finding, stopping
     from tune_ddvae.tuning.wording import shown
@@ -123,6 +127,7 @@ def resume(
     name: str, *, storage: str, record: str | None, address: str | None, tracking_uri: str | None
 ) -> None:
     """Go on with study NAME by the words of its last start; a job is sent again."""
+    from tune_ddvae.tuning.jobs.holding import living
     from tune_ddvae.tuning.studies import finding, resuming
     from tune_ddvae.tuning.wording import shown
 
@@ -130,8 +135,9 @@ def resume(
         name, storage=storage, record=record, address=address, anywhere=_is_anywhere()
     )
     study = found.study
-    if not found.jobs and study is not None and study.holder is not None:
-        click.echo(f"study {shown(name)} is running already: {study.holder}")
+    holder = living(lambda: found.holder(record), lambda line: click.echo(line, err=True))
+    if holder is not None:
+        click.echo(f"study {shown(name)} is running already: {holder}")
         sys.exit(exit_codes.COMPLETE)
     words = resuming.resumed_words(found, record=record, tracking_uri=tracking_uri, address=address)
     PatientConsole(stderr=True).print(Text(shown(resuming.command(words))), soft_wrap=True)

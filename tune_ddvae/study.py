@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from tune_ddvae.catalogue import StudyFile, find_study, known_studies
 from tune_ddvae.cli import FiniteRange, make_console, pins_of, reader_may_go, words_given
@@ -265,7 +266,7 @@ def _submit(
             submission_screen.show_plan(asked, package, console)
         return
     with console.status(f"sending the study to {asked.address}", spinner="line"):
-        sent = submission.submit(asked)
+        sent = submission.submit(asked, lambda line: console.print(Text(line), soft_wrap=True))
     if as_json:
         click.echo(json.dumps(sent.to_json(), indent=2))
     else:

@@ -1,7 +1,6 @@
 """A Ray cluster on the hosts, started as the shipped file says, and what a test asks of it."""
 
 import json
-import secrets
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from tests.cluster.hosts import ADDRESSES, HEAD, HOME, LAPTOP, ROOT, WORKERS, Host, Hosts
+from tests.cluster_files.files import making_a_token
 from tests.studies import wait_until
 
 SHIPPED = ROOT / "cluster" / "on-prem.yaml"
@@ -42,10 +42,8 @@ class Cluster:
             home = host.path(HOME)
             (home / "tune-ddvae").mkdir(exist_ok=True)
             (home / "tune-ddvae" / ".venv").symlink_to(sys.prefix)
-        folder = self.laptop.path(HOME / ".ray")
-        folder.mkdir()
-        (folder / "auth_token").write_text(secrets.token_hex(32))
-        (folder / "auth_token").chmod(0o600)
+        made = self.laptop.run(["bash", "-c", making_a_token()])
+        assert made.returncode == 0, made.stderr
 
     def ensure_up(self) -> None:
         """Start it where it is not; return once the head and both workers are there."""

@@ -1,8 +1,11 @@
 """What ``ray up cluster/on-prem.yaml`` leaves running, and its stop script does not."""
 
 import json
+import stat
 
 import pytest
+
+from tests.cluster.hosts import HOME
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(280)]
 
@@ -53,6 +56,12 @@ def test_head_and_workers_are_brought_up_over_ssh(cluster):
     cpus = {address: node["resources_total"].get("CPU", 0) for address, node in nodes.items()}
     assert cpus[cluster.head.address] == 0
     assert all(cpus[worker.address] > 0 for worker in cluster.workers)
+
+
+def test_no_other_account_of_any_host_can_read_the_token(cluster):
+    for host in cluster.hosts:
+        token = host.path(HOME / ".ray" / "auth_token").stat()
+        assert (stat.S_IMODE(token.st_mode), token.st_uid) == (0o600, 0), host.name
 
 
 def ask_without_token(cluster, host):

@@ -45,6 +45,13 @@ def start_commands(config: dict[str, Any]) -> list[str]:
     return [command for command in commands(config) if re.search(r"\bray start\b", command)]
 
 
+def making_a_token() -> str:
+    """The command that README.md gives for it."""
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^.*ray get-auth-token --generate.*$", text, re.MULTILINE)
+    return command.partition("#")[0].strip()
+
+
 def header(path: Path) -> list[str]:
     """Commands that a file shows at its top, without the comments behind them."""
     text = path.read_text(encoding="utf-8")

@@ -1,8 +1,12 @@
 """aws.yaml, as Ray prepares and launches it, against a simulated AWS."""
 
+import re
+
 import pytest
 
-from tests.cluster_files.files import FOLDER, load
+from tests.cluster_files.files import FOLDER, header, load
+
+AWS = FOLDER / "aws.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +25,7 @@ def launched(tmp_path_factory):
         from ray.autoscaler._private.util import prepare_config, validate_config
 
         patch.setattr(rays.time, "sleep", lambda _: None)  # for AWS to propagate what it was told
-        config = prepare_config(load(FOLDER / "aws.yaml"))
+        config = prepare_config(load(AWS))
         validate_config(config)
         config = AWSNodeProvider.bootstrap_config(config)
         provider = AWSNodeProvider(config["provider"], config["cluster_name"])
@@ -65,3 +69,32 @@ def test_credentials_are_not_handed_out_to_whoever_asks_on_a_machine(launched):
     _, machines = launched
     for machine in machines.values():
         assert machine["MetadataOptions"]["HttpTokens"] == "required"
+
+
+def test_workers_need_nothing_that_the_heads_role_may_not_do(launched):
+    """The head starts them, by the role that Ray makes for it: no look-ups, no role passed on."""
+    import boto3
+
+    iam = boto3.client("iam")
+    attached = iam.list_attached_role_policies(RoleName="ray-autoscaler-v1")["AttachedPolicies"]
+    assert attached
+    allowed = set()
+    for arn in [policy["PolicyArn"] for policy in attached]:
+        version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+        found = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]
+        for statement in found["Document"]["Statement"]:
+            actions = statement["Action"]
+            allowed |= {actions} if isinstance(actions, str) else set(actions)
+    assert "ec2:*" in allowed
+    assert not allowed & {"*", "iam:*", "iam:PassRole"}
+    assert not any(action.startswith("ssm:") for action in allowed)
+    for kind in load(AWS)["available_node_types"].values():
+        assert re.fullmatch(r"ami-[0-9a-f]{17}", kind["node_config"]["ImageId"])
+        assert "IamInstanceProfile" not in kind["node_config"]
+
+
+def test_what_finds_the_image_and_what_the_role_lacks_for_a_bucket_is_said():
+    text = AWS.read_text(encoding="utf-8")
+    (command,) = [line for line in header(AWS) if line.startswith("aws ssm get-parameter ")]
+    assert f"--region {load(AWS)['provider']['region']} " in command
+    assert re.search(r"IamInstanceProfile.*iam:PassRole", text, re.DOTALL)

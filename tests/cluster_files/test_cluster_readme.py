@@ -1,11 +1,15 @@
 """README.md of cluster/ says what the files say."""
 
+import os
 import re
 import shlex
+import stat
+import subprocess
+import sys
 
 import pytest
 
-from tests.cluster_files.files import ALL, FOLDER, header
+from tests.cluster_files.files import ALL, FOLDER, RAY_FILES, header, making_a_token
 from tune_ddvae import doctor, studies, study
 
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -74,3 +78,42 @@ def test_ours_are_all_shown():
     assert shown == set(MAINS)
     verbs = {words[1] for words in own_commands() if words[0] == "studies"}
     assert verbs == set(studies.main.commands)
+
+
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.name)
+def test_a_token_is_made_in_the_same_way_everywhere(path):
+    assert [line for line in header(path) if "get-auth-token" in line] == [making_a_token()]
+
+
+def test_a_token_is_made_for_this_account_alone_and_not_shown(tmp_path):
+    """By Ray's own command, which would write it for all to read."""
+    done = make_token(tmp_path, f"{sys.prefix}/bin")
+    token = tmp_path / ".ray" / "auth_token"
+    assert done.returncode == 0, done.stderr
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert token.read_text() not in done.stdout + done.stderr
+
+
+def test_one_that_was_there_already_is_closed_and_a_new_one_never_open(tmp_path):
+    token = tmp_path / "home" / ".ray" / "auth_token"
+    token.parent.mkdir(parents=True)
+    ray = tmp_path / "ray"
+    ray.write_text('#!/bin/sh\numask >> "$HOME/umask"\n')
+    ray.chmod(0o755)
+    token.write_text("secret")
+    token.chmod(0o644)
+    done = make_token(tmp_path / "home", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert (tmp_path / "home" / "umask").read_text().split() == ["0077"]
+
+
+def make_token(home, programs) -> "subprocess.CompletedProcess[str]":
+    """What README.md says, where files are open to be read unless told otherwise."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    return subprocess.run(
+        ["bash", "-c", f"umask 022; {making_a_token()}"],
+        env={**env, "HOME": str(home), "PATH": f"{programs}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )

@@ -1,8 +1,10 @@
 """Files for `ray up`: Ray's own validation, offline, and what it does not look at."""
 
 import copy
+import os
 import re
 import shlex
+import stat
 import subprocess
 
 import jsonschema
@@ -123,6 +125,16 @@ def test_storage_is_mounted_before_the_container_starts_that_sees_it(path):
     assert "--volume=/shared:/shared" in config["docker"]["run_options"]
 
 
+def test_disks_on_google_cloud_are_of_a_type_that_its_gpu_machines_take_and_in_their_zone():
+    """Left out, it is pd-standard, which G2 machines do not take."""
+    config = load(FOLDER / "gcp.yaml")
+    zone = config["provider"]["availability_zone"]
+    for kind in config["available_node_types"].values():
+        for disk in kind["node_config"]["disks"]:
+            wanted = f"zones/{zone}/diskTypes/pd-balanced"
+            assert disk["initializeParams"]["diskType"] == wanted
+
+
 @each_file
 def test_every_command_is_one_for_the_shell_as_ray_wraps_it(path):
     """Ray puts commands into parentheses on one line: a comment in one would swallow its end."""
@@ -131,6 +143,25 @@ def test_every_command_is_one_for_the_shell_as_ray_wraps_it(path):
         done = subprocess.run(["bash", "-n", "-c", wrapped], capture_output=True, text=True)
         assert done.returncode == 0, (command, done.stderr)
         assert "#" not in command
+
+
+@each_file
+def test_the_token_is_closed_to_other_accounts_before_anything_else(path, tmp_path):
+    """Ray copies it with the rights that it has, and writes it with those that files usually have."""
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("secret")
+    token.chmod(0o644)
+    first = load(path)["setup_commands"][0]
+    done = subprocess.run(
+        ["bash", "-c", f"({first})"],
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert token.stat().st_uid == os.geteuid()
 
 
 @each_file
@@ -204,7 +235,7 @@ def set_up(home, *, has_link, code=0):
         f'{note}mkdir -p "$3/bin"\nprintf \'{note}exit {code}\' > "$3/bin/pip"\nchmod +x "$3/bin/pip"\n'
     )
     python.chmod(0o755)
-    (command,) = load(ON_PREM)["setup_commands"]
+    _, command = load(ON_PREM)["setup_commands"]
     done = subprocess.run(
         ["bash", "-c", f"({command})"],
         env={"HOME": str(home), "PATH": f"{programs}:/usr/bin:/bin"},

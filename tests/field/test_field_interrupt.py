@@ -167,20 +167,23 @@ def test_sigterm_ends_a_study_in_time_whose_record_somebody_has_locked(workplace
     Tracked(workplace, "tiny", "tiny").assert_equals([trial])
 
 
-def test_sigterm_while_ray_starts_leaves_nothing_either(workplace):
+@pytest.mark.parametrize("begun", ["gcs_server", "raylet"])
+def test_sigterm_while_ray_starts_leaves_nothing_either(begun, workplace):
     with driving(write_tiny(workplace, trials=2), workplace, *LONG) as driver:
         process = psutil.Process(driver.pid)
         assert wait_until(
-            driver, lambda: any("gcs_server" in child.name() for child in process.children())
+            driver, lambda: any(begun in child.name() for child in process.children())
         )
         left = process.children(recursive=True)
         driver.send_signal(signal.SIGTERM)
         done = ended(driver, MOST_S)
     assert done.returncode == exit_codes.TERMINATED, done.stderr
+    assert "Study tiny: terminated" in done.stdout + done.stderr
     _, alive = psutil.wait_procs(left, timeout=5)
     assert alive == []
     tracked = Tracked(workplace, "tiny", "tiny")
     assert [run.info.status for run in (tracked.parent, *tracked.children)] == ["KILLED"]
+    assert tracked.parent.data.tags["reason"] == "terminated"
 
 
 def test_a_signal_to_the_whole_process_group_costs_no_trial_anything(workplace):

@@ -151,6 +151,25 @@ def test_a_study_of_this_machine_is_stopped_and_resumed_from_another_folder(comm
     Tracked(workplace, "local", "tiny").assert_equals(trials)
 
 
+def test_a_study_that_a_driver_trains_is_not_sent_and_is_stopped_though_it_is_no_job(
+    command, workplace
+):
+    study = write_tiny(workplace, trials=200, overrides={"training/epochs": 243})
+    words = ("--name", "held", "--max-concurrent", 1, "--cpus-per-trial", 1)
+    with driving(study.name, workplace, *words) as driver:
+        wait_until(driver, lambda: num_rows(workplace, "held") >= 1)
+        sent = send(command, study, "held")
+        assert (sent["sent"], sent["job"], sent["driver"]["pid"]) == (False, None, driver.pid)
+        resumed = command("studies", "resume", "held")
+        assert f"is running already: process {driver.pid} on" in resumed.stdout, resumed.stderr
+        assert driver.poll() is None
+        stopped = command("studies", "stop", "held")
+        assert stopped.returncode == 0, stopped.stderr
+        assert f"process {driver.pid} on" in stopped.stdout
+        assert ended(driver).returncode == exit_codes.TERMINATED
+    assert listed(command, "held")["job"] is None
+
+
 def test_a_head_that_died_with_its_study_takes_it_again(head, command, workplace):
     """Its job is still said to run; the record says that nobody holds the study."""
     study = write_tiny(workplace, trials=6, overrides={"training/epochs": 243})

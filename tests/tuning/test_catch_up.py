@@ -18,7 +18,7 @@ from tune_ddvae.errors import ConfigError, RecordError, StudyLockedError, Tracki
 from tune_ddvae.sync import main
 from tune_ddvae.tuning.catch_up import ENDED_SILENTLY, catch_up
 from tune_ddvae.tuning.record import opening
-from tune_ddvae.tuning.record.tables import STUDIES
+from tune_ddvae.tuning.record.tables import SENT, STUDIES
 from tune_ddvae.tuning.storage.folders import slug
 from tune_ddvae.tuning.storage.lock import sole_driver
 from tune_ddvae.tuning.tracking.sync import Sender
@@ -228,6 +228,135 @@ def test_a_storage_that_was_moved_is_shown_with_its_artifacts(place, complete, t
         assert folder.is_relative_to(there)
         assert any(folder.glob("*.json"))
     assert not place.storage.exists()
+
+
+@pytest.fixture
+def copy(place, complete, tmp_path):
+    """A copy of a study that is shown whole, in a storage of its own."""
+    place.sync()
+    twin = object.__new__(Place)
+    twin.name, twin.storage = place.name, tmp_path / "copy"
+    shutil.copytree(place.storage, twin.storage)
+    twin.folder = twin.storage / slug(twin.name)
+    twin.uri = f"sqlite:///{twin.storage / 'mlflow.db'}"
+    return twin
+
+
+def extend(place, trials=TRIALS + 1):
+    study = place.open(trials=trials)
+    study.record.begin_session(trials=trials)
+    drive(study)
+    study.record.seen(ended_as="complete")
+    study.record.close()
+
+
+def rename_marks(place, tracking):
+    study = place.open()
+    with study.record.engine.begin() as connection:
+        connection.execute(update(SENT).values(tracking=tracking))
+    study.record.close()
+
+
+def num_values(place, uri=None):
+    """How many points there are, and how many there would be with one for each metric and epoch."""
+    client = MlflowClient(uri or place.uri)
+    points = [
+        (run.info.run_id, key, point.step)
+        for run in place.runs(uri)[1]
+        for key in run.data.metrics
+        for point in client.get_metric_history(run.info.run_id, key)
+    ]
+    return len(points), len(set(points))
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_copied_storage_leaves_the_originals_database_alone(place, copy, is_old):
+    if is_old:  # of before the record had a name for the storage's own
+        rename_marks(copy, place.uri)
+    extend(copy)
+    (found,) = copy.sync()
+    assert (found.address, found.is_whole) == (copy.uri, True)
+    assert len(copy.runs()[1]) == TRIALS + 1
+    assert copy.runs()[0].data.tags["folder"] == str(copy.folder)
+    assert len(place.runs()[1]) == TRIALS
+    extend(place)
+    (found,) = place.sync()
+    assert (found.address, found.is_whole) == (place.uri, True)
+    for one in (place, copy):
+        shown, single = num_values(one)
+        assert shown == single
+
+
+def test_a_copy_goes_on_with_the_runs_that_were_copied(copy):
+    (found,) = copy.sync()
+    assert (found.address, found.rows_sent, found.is_whole) == (copy.uri, 0, True)
+
+
+def test_another_database_that_was_named_is_used_by_a_moved_study(
+    place, complete, tmp_path, ready_tracking
+):
+    shutil.copy(ready_tracking, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    place.sync(tracking_uri=uri)
+    place.storage = place.storage.rename(tmp_path / "moved")
+    assert [found.address for found in place.sync()] == [uri]
+
+
+def test_one_database_shows_a_study_or_its_copy_and_not_both(place, copy, tmp_path, ready_tracking):
+    shutil.copy(ready_tracking, tmp_path / "both.db")
+    uri = f"sqlite:///{tmp_path / 'both.db'}"
+    assert place.sync(tracking_uri=uri)[0].is_whole
+    extend(copy)
+    (found,) = copy.sync(tracking_uri=uri)
+    assert not found.is_whole
+    assert f"is that in {place.folder}, and this one in {copy.folder} is a copy" in found.error
+    assert len(place.runs(uri)[1]) == TRIALS
+    shutil.rmtree(place.folder)
+    assert copy.sync(tracking_uri=uri)[0].is_whole
+    assert len(copy.runs(uri)[1]) == TRIALS + 1
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_what_a_copy_wrote_into_the_originals_database_is_removed_there(place, copy, goes_on):
+    shutil.move(copy.storage / "mlflow.db", copy.storage / "aside.db")
+    extend(copy)
+    study = copy.open(trials=TRIALS + 1)
+    (alien,) = [trial for number, trial in study.trials.items() if number == TRIALS]
+    study.record.close()
+    client = MlflowClient(place.uri)
+    parent, children = place.runs()
+    tags = {**children[0].data.tags, "tune_ddvae.trial": str(TRIALS)}
+    run_id = client.create_run(parent.info.experiment_id, tags=tags).info.run_id
+    for epoch, row in alien.rows.items():
+        for key, value in row.metrics.items():
+            client.log_metric(run_id, key, value, round(row.time * 1000), epoch)
+    if goes_on:
+        extend(place)
+    said = []
+    assert place.sync(notes=said.append)[0].is_whole
+    assert len(place.runs()[1]) == TRIALS + goes_on
+    shown, single = num_values(place)
+    assert shown == single
+    assert any(
+        f"trials {TRIALS} held values that this study's record does not" in it for it in said
+    )
+
+
+def test_an_interruptions_reason_is_gone_once_the_study_is_complete(place):
+    study = place.open()
+    study.record.begin_session(trials=TRIALS)
+    study.next_assignment()
+    study.record.seen(ended_as="terminated")
+    study.record.close()
+    place.sync()
+    assert place.runs()[0].data.tags["reason"] == "terminated"
+    study = place.open()
+    tracker = Tracker(study.record, place.uri, "tiny", print)
+    drive(study)
+    tracker.finish(Outcome.COMPLETE, "already complete")
+    study.record.close()
+    tags = place.runs()[0].data.tags
+    assert (tags["state"], tags["reason"]) == ("complete", "")
 
 
 def test_the_latest_command_stays_shown(place, complete):

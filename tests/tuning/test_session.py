@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
 
 from tests.tuning.simulated import drive, make_spec, open_study
@@ -34,6 +35,29 @@ def test_a_record_that_cannot_be_written_to_is_told_in_one_line_with_what_goes_o
     told = r"the record could not be written to \(database is locked\).* the same command goes on"
     with pytest.raises(BrokenOffError, match=told), _work_left():
         raise LOCKED
+
+
+def test_what_optuna_makes_of_it_is_told_in_the_same_words():
+    told = r"the record could not be written to \(database is locked\)"
+    with pytest.raises(BrokenOffError, match=told), _work_left():
+        raise StorageInternalError("An exception is raised during the commit.") from LOCKED
+
+
+def test_a_record_that_is_gone_ends_the_session_with_work_left_and_no_word_of_what_is_kept(
+    tmp_path,
+):
+    folder = tmp_path / "a"
+    folder.mkdir()
+
+    def run() -> None:
+        with _open_study(request_for(folder, "a")) as study:
+            drive(study)
+            assert study.is_complete
+            shutil.rmtree(folder)
+
+    with pytest.raises(BrokenOffError, match="was removed while the study ran") as told:
+        run()
+    assert "kept" not in str(told.value)
 
 
 @pytest.mark.parametrize("error", [StorageFullError("full"), KeyError("a fault of ours")])

@@ -20,7 +20,7 @@ from tune_ddvae.spec import StudySpec, ends, flat_space
 from tune_ddvae.training.device import choose_device, set_threads
 from tune_ddvae.training.pace import measure_pace, num_parameters
 from tune_ddvae.tuning import provenance
-from tune_ddvae.tuning.cluster.cluster import Looker, join_cluster
+from tune_ddvae.tuning.cluster.cluster import Looker, check_sockets, join_cluster
 from tune_ddvae.tuning.cluster.preflight import (
     check_storage,
     check_versions,
@@ -36,6 +36,7 @@ from tune_ddvae.tuning.running.last_words import STALL_VARIABLE
 from tune_ddvae.tuning.session import Request
 from tune_ddvae.tuning.storage import disk
 from tune_ddvae.tuning.storage.folders import check_name, slug
+from tune_ddvae.tuning.storage.lock import check_free
 from tune_ddvae.tuning.storage.place import (
     Place,
     database_folder,
@@ -79,6 +80,8 @@ def make_request(file: StudyFile, spec: StudySpec, options: Options, console: Co
     Raises:
         DdvaeError: Something asked for is wrong or missing; names it and the mend.
     """
+    if options.address and options.record is None:
+        check_free(database_folder(_folder(options)))  # joining a cluster takes up to a minute
     request = _checked(file, spec, options, console)
     with console.status("making the data ready"):
         data.prepare(spec.base.data, _path(options.data_dir))
@@ -110,14 +113,10 @@ def _undone(study: Place) -> Iterator[None]:
 
 def _checked(file: StudyFile, spec: StudySpec, options: Options, console: Console) -> Request:
     """Everything that can be checked without making anything."""
-    check_name(options.name)
-    if not options.storage.strip():
-        raise ConfigError("--storage must name a folder, got nothing")
-    storage = planned_place(options.storage, options.record)
+    folder = _folder(options)
     slots = _slots(options, console)
     given = given_dir(_path(options.data_dir))
     data.place(spec.base.data, _path(options.data_dir))
-    folder = storage / slug(options.name)
     record = (
         record_url(database_folder(folder))
         if options.record is None
@@ -128,7 +127,7 @@ def _checked(file: StudyFile, spec: StudySpec, options: Options, console: Consol
     tracking_uri = absolute_uri(
         options.tracking_uri
         or os.environ.get("MLFLOW_TRACKING_URI")
-        or default_tracking_uri(tracking_folder(storage))
+        or default_tracking_uri(tracking_folder(folder.parent))
     )
     for warning in check_tracking(tracking_uri, file.name):
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
@@ -155,6 +154,13 @@ def _checked(file: StudyFile, spec: StudySpec, options: Options, console: Consol
         working_bytes=disk.RESERVE_BYTES if needed is None else needed.working,
         report=options.report,
     )
+
+
+def _folder(options: Options) -> Place:
+    check_name(options.name)
+    if not options.storage.strip():
+        raise ConfigError("--storage must name a folder, got nothing")
+    return planned_place(options.storage, options.record) / slug(options.name)
 
 
 def _stall_s() -> float:
@@ -190,6 +196,7 @@ def _slots(options: Options, console: Console) -> Slots | ClusterSlots:
     most, memory = options.max_concurrent, options.memory_per_trial
     cpus, gpus = options.cpus_per_trial, options.gpus_per_trial
     if not options.address:
+        check_sockets()
         return make_slots(
             local_resources(),
             max_concurrent=most,

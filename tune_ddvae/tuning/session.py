@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -274,8 +275,10 @@ def _work_left() -> Iterator[None]:
         raise
     except (RecordError, StorageError) as error:
         raise BrokenOffError(str(error)) from error
-    except SQLAlchemyError as error:
-        cause = plain_cause(getattr(error, "orig", None) or error)
+    except (SQLAlchemyError, StorageInternalError) as error:
+        # Optuna's own is one around another.
+        failed = error.__cause__ if isinstance(error, StorageInternalError) else error
+        cause = plain_cause(getattr(failed, "orig", None) or failed or error)
         raise BrokenOffError(
             f"the record could not be written to ({cause}); what it holds is safe, and the same "
             "command goes on"

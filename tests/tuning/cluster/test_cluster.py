@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -51,6 +54,22 @@ def test_a_submitted_job_is_not_told_a_second_time_what_it_was_sent_with(given, 
 def test_a_pickled_trainable_is_small():
     sized = tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([{"CPU": 1}]))
     assert len(cloudpickle.dumps(sized)) < 1_000_000
+
+
+@pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_place_too_long_for_rays_sockets_is_refused_with_a_shorter_one(
+    variable, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    monkeypatch.setenv(variable, str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(ResourceError, match=rf"{folder}.*107 bytes.*RAY_TMPDIR=/tmp"):
+        cluster.check_sockets()
+    monkeypatch.setenv(variable, "/t")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    cluster.check_sockets()
 
 
 # -- who is refused ------------------------------------------------------------------------------
@@ -240,6 +259,27 @@ def test_a_ray_of_our_own_is_on_loopback_and_is_joined_there(ray_address):
     assert ray_address.startswith("127.0.0.1:")
     assert check_cluster(ray_address) == ray_address
     assert [node.address for node in alive_nodes()] == ["127.0.0.1"]
+
+
+JOINS = """
+import os, signal, sys, ray
+from tune_ddvae.tuning.cluster import cluster
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+cluster.join_cluster(sys.argv[1])
+os.kill(os.getpid(), signal.SIGTERM)
+mine = ray.get_runtime_context().get_job_id()
+print(*[job["Entrypoint"] for job in ray._private.state.jobs() if job["JobID"] == mine])
+"""
+
+
+def test_a_cluster_is_told_no_password_and_leaves_our_handler_of_signals(ray_address):
+    """Whoever may list its jobs reads the commands of their drivers."""
+    words = ["--record", "postgresql://mary:hidden@h/d", "--tracking-uri", "http://mary:hidden@h"]
+    command = [sys.executable, "-c", JOINS, ray_address, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.startswith("heard")
+    assert "hidden" not in done.stdout
+    assert "--record postgresql://mary:***@h/d --tracking-uri http://mary:***@h" in done.stdout
 
 
 def test_the_code_of_a_ray_of_our_own_is_ours(ray_address):

@@ -11,7 +11,7 @@ from tune_ddvae.tuning.cluster.diagnosis import (
     rows,
     versions_of,
 )
-from tune_ddvae.tuning.cluster.facts import Check, DataSeen, Devices, Space, State
+from tune_ddvae.tuning.cluster.facts import MAKE_ROOM, Check, DataSeen, Devices, Space, State
 from tune_ddvae.tuning.cluster.resources import Available
 from tune_ddvae.tuning.doctor.doctoring import Finding
 
@@ -174,6 +174,16 @@ def test_a_storage_that_one_host_cannot_write_to_is_named():
     assert "every machine shares" in found.check.mend
 
 
+def test_a_full_storage_is_to_be_emptied_and_its_room_is_told():
+    full = Check(State.BAD, "cannot write to /studies: No space left on device", MAKE_ROOM)
+    none = (Space("/studies", 0, is_storage=True), Space("/passing", 6 * 10**10))
+    examination = examined(h2={"writing": full, "spaces": none})
+    storage, disk = examination.findings
+    assert (storage.where, storage.what, storage.check) == ("h2", "storage", full)
+    assert (disk.where, disk.what, disk.check.words) == ("h2", "disk", "0 B free in /studies")
+    assert disk.check.mend == MAKE_ROOM
+
+
 def test_a_buckets_own_advice_stays():
     refused = Check(State.BAD, "storage s3://b/x cannot be used: no key. Look at the credentials")
     assert only(h2={"writing": refused}).check == refused
@@ -245,6 +255,7 @@ def test_a_storage_that_cannot_be_written_to_is_not_said_to_be_full_too():
     assert [found.what for found in examination.findings if found.where == "h0 (driver)"] == [
         "storage"
     ]
+    assert examination.rows[0].checks["disk"].words == "10 GB in /passing"
 
 
 def test_memory_for_no_trial_is_named():

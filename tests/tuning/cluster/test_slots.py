@@ -5,7 +5,9 @@ from tune_ddvae.errors import ConfigError, ResourceError
 from tune_ddvae.tuning.cluster import slots as cluster_slots
 from tune_ddvae.tuning.cluster.resources import Available, Growth, NodeType, Slots, View
 from tune_ddvae.tuning.cluster.slots import (
+    HEAD_SILENT,
     LOOK_EVERY_S,
+    SILENT_S,
     START_S,
     WAIT_VARIABLE,
     ClusterSlots,
@@ -118,6 +120,11 @@ def test_a_head_that_is_away_for_a_while_changes_nothing():
     slots._look = away
     world.pass_(LOOK_EVERY_S)
     assert slots.concurrent == 2
+    world.pass_(LOOK_EVERY_S)
+    assert slots.silent_s == LOOK_EVERY_S
+    slots._look = world.look
+    assert slots.concurrent == 2
+    assert slots.silent_s == 0.0
 
 
 # -- waiting for nodes at all --------------------------------------------------------------------
@@ -183,10 +190,11 @@ def test_a_cluster_that_others_use_is_waited_for_without_end_and_says_so():
     waiting = world.waiting()
     assert stand(waiting, world, 10_000) == ""
     assert "a trial takes 2 CPUs, and the nodes that could hold it are taken" in waiting.text
+    assert "or are still starting its worker" in waiting.text  # which cannot be told from here
     assert world.told == [waiting.text]
     stand(waiting, world, 1, num_running=1)
     assert waiting.text == ""
-    assert world.told[1:] == ["the cluster has room again"]
+    assert world.told[1:] == ["the wait for the cluster is over"]
 
 
 def test_what_may_come_is_waited_for_without_end_and_says_so():
@@ -230,6 +238,25 @@ def test_a_machine_that_was_listed_and_does_not_come_is_not_waited_for_for_ever(
     assert stand(waiting, world, 50) == ""
     assert "one may be added by itself" in waiting.text
     assert "no node of the cluster could hold a trial" in stand(waiting, world, 100)
+
+
+def test_a_head_that_is_gone_is_named_while_ray_still_waits_for_it():
+    world = World(WORKER)
+    slots = world.slots()
+    waiting = Waiting(slots, world.told.append, lambda _: False, wait_s=60.0)
+    shown = []
+
+    def wait_mute() -> View:
+        shown.append(waiting.text)
+        world.pass_(SILENT_S)
+        shown.append(waiting.text)  # as another thread sees it meanwhile
+        return View((HEAD, WORKER))
+
+    slots._look = wait_mute
+    world.pass_(LOOK_EVERY_S)
+    assert slots.concurrent == 2
+    assert shown == ["", HEAD_SILENT]
+    assert waiting.text == ""
 
 
 def test_trials_without_a_place_are_counted():

@@ -1,5 +1,11 @@
-from tune_ddvae.tuning.cluster.facts import State
+import errno
+from pathlib import Path
+
+import pytest
+
+from tune_ddvae.tuning.cluster.facts import MAKE_ROOM, State
 from tune_ddvae.tuning.cluster.storage_probe import remove_probes, see_storage, write_storage
+from tune_ddvae.tuning.storage import disk
 from tune_ddvae.tuning.storage.bucket import bucket_at
 
 
@@ -23,6 +29,16 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path):
     assert "No such file or directory" in check.words
     assert not (tmp_path / "missing").exists()
     remove_probes(tmp_path / "missing", "a")
+
+
+@pytest.mark.parametrize("number", sorted(disk.FULL))
+def test_a_folder_that_is_full_is_to_be_emptied(tmp_path, monkeypatch, number):
+    def refuse(path: Path, _content: bytes) -> None:
+        raise OSError(number, errno.errorcode[number], str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    check = write_storage(tmp_path, ".probe-a-1")
+    assert (check.state, check.mend) == (State.BAD, MAKE_ROOM)
 
 
 def test_a_bucket_is_written_read_and_left_as_it_was(s3):

@@ -71,6 +71,13 @@ def test_a_record_that_cannot_be_kept_there_is_named(tmp_path, url, words):
 # -- MLflow -----------------------------------------------------------------------------------
 
 
+def reply(request: BaseHTTPRequestHandler, status: int, content: bytes) -> None:
+    request.send_response(status)
+    request.send_header("Content-Length", str(len(content)))
+    request.end_headers()
+    request.wfile.write(content)
+
+
 class Answers(BaseHTTPRequestHandler):
     """What an MLflow server says that knows no experiment."""
 
@@ -78,17 +85,14 @@ class Answers(BaseHTTPRequestHandler):
         is_version = self.path == "/version"
         missing = {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such experiment"}
         content = b"3.99.0" if is_version else json.dumps(missing).encode()
-        self.send_response(200 if is_version else 404)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        reply(self, 200 if is_version else 404, content)
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.fixture
-def mlflow_address(monkeypatch):
+def served(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     thread = threading.Thread(target=server.serve_forever)
@@ -99,10 +103,10 @@ def mlflow_address(monkeypatch):
     thread.join()
 
 
-def test_a_tracking_server_that_answers_tells_its_version(mlflow_address):
-    check = tracking_of(mlflow_address, "tiny")
+def test_a_tracking_server_that_answers_tells_its_version(served):
+    check = tracking_of(served, "tiny")
     assert check.state is State.GOOD
-    assert check.words == f"{mlflow_address} answers, MLflow 3.99.0"
+    assert check.words == f"{served} answers, MLflow 3.99.0"
 
 
 def test_a_tracking_server_that_does_not_answer_is_worth_a_word(monkeypatch):
@@ -110,7 +114,36 @@ def test_a_tracking_server_that_does_not_answer_is_worth_a_word(monkeypatch):
     check = tracking_of("http://me:s3cret@127.0.0.1:1", "tiny")
     assert check.state is State.DOUBTFUL  # training never depends on it
     assert "MLflow at http://me:***@127.0.0.1:1 does not answer" in check.words
-    assert "start that server" in check.mend
+    assert "start MLflow there" in check.mend
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "words"),
+    [
+        (404, b"<html>no such page</html>", "answers, but not as MLflow does"),
+        (404, b'{"detail": "Not Found"}', "answers, but not as MLflow does"),
+        (405, b"<html>not so</html>", "answers, but not as MLflow does"),
+        (200, b"<html>welcome</html>", "answers, but not as MLflow does"),
+        (401, b"<html>who are you?</html>", "answers, but lets nobody in without the right"),
+        (400, b'{"error_code": "BAD_REQUEST", "message": "no"}', "answers, but refuses"),
+        (502, b"<html>nobody behind me</html>", "does not answer"),
+        (503, b"<html>later</html>", "does not answer"),
+    ],
+)
+def test_a_server_that_is_another_is_told_from_one_that_is_away(
+    served, monkeypatch, status, said, words
+):
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        reply(request, status, said)
+
+    monkeypatch.setattr(Answers, "do_GET", answer)
+    check = tracking_of(served, "tiny")
+    assert check.state is State.DOUBTFUL
+    assert f"{served} {words}" in check.words
+    assert "<html>" not in check.words
+    assert ("is the address right?" in check.words) == ("not as MLflow" in words)
+    assert "Training runs all the same" in check.words
+    assert "its right address with --tracking-uri" in check.mend
 
 
 def test_a_file_need_not_be_there_yet_and_is_not_made(tmp_path):

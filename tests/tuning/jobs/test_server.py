@@ -1,12 +1,15 @@
 import asyncio
 import os
+import re
 import socket
+import threading
 import time
 
 import pytest
 
 from tests.job_server import TOKEN, running, without_token
-from tune_ddvae.errors import ConfigError, JobError
+from tune_ddvae.errors import ConfigError, JobError, ResourceError
+from tune_ddvae.tuning.cluster import entry
 from tune_ddvae.tuning.jobs import server as job_server
 from tune_ddvae.tuning.jobs.jobs import ADDRESS_VARIABLE, Cargo
 from tune_ddvae.tuning.jobs.server import JobServer
@@ -41,6 +44,41 @@ def test_a_head_that_is_gone_is_said_to_be():
         JobServer(address)
 
 
+GRPC = bytes([0, 0, 18, 4, 0, 0, 0, 0, 0]) * 3  # what a head's port for its nodes says first
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_what_is_no_dashboard_of_that_scheme_is_said_to_be_none_in_plain_words(scheme):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer() -> None:
+            connection, _ = other.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(GRPC)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address = f"{scheme}://127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(
+            JobError, match=f"what answers at {address} does not speak {scheme}:"
+        ) as no:
+            JobServer(address)
+        thread.join()
+    assert "8265" in str(no.value)
+    assert not re.search(r"Error|\(|\\x", str(no.value).replace("(http, ", "").replace("(8265", ""))
+
+
+def test_a_connection_that_is_closed_without_an_answer_is_told_of_in_plain_words():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        thread = threading.Thread(target=lambda: other.accept()[0].close())
+        thread.start()
+        with pytest.raises(JobError, match="nothing answers at") as no:
+            JobServer(f"http://127.0.0.1:{other.getsockname()[1]}")
+        thread.join()
+    assert "Disconnected(" not in str(no.value)
+
+
 def test_a_head_that_hangs_is_given_up_in_time(cluster, monkeypatch):
     server = JobServer(cluster.address)
     assert job_server.REACH_S + job_server.ANSWER_S < 20
@@ -58,6 +96,19 @@ def test_a_missing_token_is_asked_for(cluster, monkeypatch):
     cluster.token = TOKEN
     with pytest.raises(JobError, match="asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH"):
         JobServer(cluster.address)
+
+
+def test_a_token_that_others_can_read_is_not_sent(cluster, tmp_path, monkeypatch):
+    path = tmp_path / "token"
+    path.write_text(TOKEN)
+    path.chmod(0o644)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    monkeypatch.setattr(entry, "uses_token", lambda: True)
+    with pytest.raises(ResourceError, match=f"other accounts .mode 644.*: chmod 600 {path}"):
+        JobServer(cluster.address)
+    path.chmod(0o600)
+    assert JobServer(cluster.address).jobs() == []
 
 
 def test_a_server_that_fails_is_quoted_in_one_line_without_passwords(cluster):

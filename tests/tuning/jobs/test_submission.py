@@ -1,3 +1,4 @@
+import os
 import re
 import threading
 
@@ -10,6 +11,8 @@ from tune_ddvae.tuning.jobs import server
 from tune_ddvae.tuning.jobs.jobs import Job
 from tune_ddvae.tuning.jobs.order import make_order
 from tune_ddvae.tuning.jobs.submission import ATTEMPTS, next_id, submit
+from tune_ddvae.tuning.storage.folders import slug
+from tune_ddvae.tuning.storage.lock import sole_driver
 
 STUDY = find_study("sparsity")
 
@@ -84,6 +87,23 @@ def test_a_job_that_died_with_its_head_is_no_obstacle(cluster):
     second = submit(order_of(cluster))
     assert second.package is not None
     assert second.job != first.job
+
+
+def test_a_study_that_a_driver_holds_here_is_not_sent(cluster, tmp_path):
+    folder = tmp_path / slug("sparsity")
+    folder.mkdir()
+    with sole_driver(folder):
+        sent = submit(order_of(cluster, storage=str(tmp_path)))
+        assert not cluster.jobs
+        assert (sent.job, sent.package, sent.holder.pid) == (None, None, os.getpid())
+        facts = sent.to_json()
+        assert (facts["sent"], facts["job"], facts["driver"]["pid"]) == (False, None, os.getpid())
+        cluster.add(
+            "sparsity-1", metadata=order_of(cluster, storage=str(tmp_path)).cargo.metadata()
+        )
+        assert submit(order_of(cluster, storage=str(tmp_path))).job == "sparsity-1"
+    cluster.jobs["sparsity-1"]["status"] = "STOPPED"
+    assert submit(order_of(cluster, storage=str(tmp_path))).package is not None
 
 
 def test_the_same_name_kept_elsewhere_is_another_study(cluster):

@@ -201,6 +201,13 @@ def test_an_address_of_anything_else_is_refused_with_the_form_of_a_right_one(wro
     assert "s3c" not in str(refused.value)
 
 
+def test_a_password_with_an_at_sign_in_it_is_refused_and_not_shown():
+    with pytest.raises(ConfigError, match="in a password write %40") as refused:
+        server_address("postgresql://u:top@s3cret@h/d")
+    assert "s3c" not in str(refused.value)
+    assert server_address("postgresql://u:p%40s@h/d?options=-cx%3D@") != ""
+
+
 def test_what_an_address_sets_itself_goes_before_our_own():
     url = "postgresql://u@h/d?connect_timeout=3&options=-csearch_path%3Dmine"
     reaching = engine_options(url)["connect_args"]

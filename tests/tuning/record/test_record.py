@@ -186,12 +186,14 @@ def test_a_record_of_another_format_is_refused(tmp_path, monkeypatch):
         open_at(tmp_path)
 
 
-def test_a_damaged_record_is_refused_with_its_place(tmp_path):
+def test_what_is_no_record_is_refused_with_its_place_and_the_mend(tmp_path):
     (tmp_path / FILE_NAME).write_bytes(b"not a database " * 1000)
-    with pytest.raises(RecordError, match=f"{tmp_path}/{FILE_NAME} cannot be opened"):
-        open_at(tmp_path)
-    with pytest.raises(RecordError, match=f"{tmp_path}/{FILE_NAME} cannot be read"):
-        check_recorded(tmp_path, "simulated", SPEC.identity())
+    for look in (open_at, lambda folder: check_recorded(folder, "simulated", SPEC.identity())):
+        with pytest.raises(RecordError) as refused:
+            look(tmp_path)
+        assert str(refused.value).startswith(
+            f"the record {tmp_path}/{FILE_NAME} is damaged (file is not a database). Put back a copy"
+        )
 
 
 def damage(folder: Path, statement: str) -> None:
@@ -304,7 +306,9 @@ def test_a_dry_look_at_what_is_no_record_says_so_on_one_line_without_sql(tmp_pat
     with pytest.raises(RecordError) as refused:
         check_recorded(tmp_path, "simulated", {})
     assert str(refused.value) == (
-        f"the record {tmp_path}/{FILE_NAME} cannot be read: file is not a database"
+        f"the record {tmp_path}/{FILE_NAME} is damaged (file is not a database). Put back a copy from "
+        "before, or begin anew under another --name; the trials' checkpoints and what MLflow holds are "
+        "not part of it"
     )
 
 

@@ -1,7 +1,9 @@
 import dataclasses
 import json
+import shutil
 
 from tests.tuning.screens import summed_up
+from tests.tuning.simulated import drive, make_spec, open_study
 from tune_ddvae.tuning.reporting.summary import open_command
 from tune_ddvae.tuning.search import ranking
 from tune_ddvae.tuning.trials import State
@@ -26,6 +28,23 @@ def test_the_checkpoint_named_is_the_one_that_gives_the_values(driven):
         assert (finding.checkpoint / "epoch").read_text() == str(finding.epoch) == "27"
         best = finding.best_epochs["sparsity/hoyer"].epoch
         assert (finding.best_checkpoint / "epoch").read_text() == str(best)
+
+
+def test_a_checkpoint_that_is_recorded_and_not_there_is_named_as_gone(tmp_path):
+    study = open_study(tmp_path, make_spec(first=()), trials=4)
+    drive(study)
+    study.record.close()
+    first, *_ = summed_up(study).findings
+    assert first.gone == ()
+    shutil.rmtree(first.checkpoint)
+    again, *others = summed_up(study).findings
+    assert again.gone == (again.checkpoint,)
+    assert not any(finding.gone for finding in others)
+    assert json.loads(json.dumps(summed_up(study).to_json()))["findings"][0]["gone"] == [
+        str(first.checkpoint)
+    ]
+    shutil.rmtree(tmp_path / "trials")
+    assert all(finding.checkpoint in finding.gone for finding in summed_up(study).findings)
 
 
 def test_stopped_trials_are_counted_by_rung(driven):

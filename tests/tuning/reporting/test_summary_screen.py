@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -35,6 +36,16 @@ def test_the_best_epoch_stands_beside_the_last(driven):
     assert best.value >= finding.values["sparsity/hoyer"]
     assert f"{best.value:#.4g} @ {best.epoch}" in screen(summary)
     assert f"{finding.values['sparsity/hoyer']:#.4g}" in screen(summary)
+
+
+def test_a_checkpoint_that_is_gone_is_shown_as_that(driven):
+    summary = summed_up(driven)
+    first = summary.findings[0]
+    lost = dataclasses.replace(first, gone=(first.checkpoint,))
+    findings = (lost, *summary.findings[1:])
+    told = screen(dataclasses.replace(summary, findings=findings), width=400)
+    assert f"gone: {first.checkpoint}" in told
+    assert told.count("gone: ") == 1
 
 
 def test_active_units_stand_beside_sparsity(driven):

@@ -12,11 +12,13 @@ import pytest
 import ray
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
+from ray.train._internal.storage import _VALIDATE_STORAGE_MARKER_FILENAME
 from ray.tune.error import TuneError
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from tests.tuning.simulated import drive, make_spec, metrics_at, open_study, outcome
+from tune_ddvae.errors import RecordError
 from tune_ddvae.tuning.cluster import cluster
 from tune_ddvae.tuning.cluster.resources import Slots
 from tune_ddvae.tuning.cluster.slots import Waiting
@@ -46,10 +48,10 @@ class Tune:
         self.study = study
         self.switch = StopSwitch()
         self.changes: list[None] = []
-        self.searcher = StudySearcher(study, slots, self.switch)
+        self.space = disk.Watch(study.conditions.storage, needed_bytes=1)
+        self.searcher = StudySearcher(study, slots, self.switch, self.space)
         memory = Memory()
         self.scheduler = StudyScheduler(study, memory)
-        self.space = disk.Watch(study.conditions.storage, needed_bytes=1)
         self.callback = StudyCallback(
             study, self.switch, lambda: self.changes.append(None), self.space, memory
         )
@@ -278,7 +280,8 @@ def test_a_disk_that_is_nearly_full_stops_the_study_before_it_is(tune, monkeypat
 def test_a_lost_workers_last_words_are_told(tune):
     trial = tune.suggest()
     tune.folder(trial).mkdir(parents=True)
-    said = 'Fatal Python error: Segmentation fault\n\n  File "/x/vae.py", line 7 in forward\n'
+    thread = 'Current thread 0x1 (first):\n  File "/x/vae.py", line 7 in forward\n'
+    said = f"Fatal Python error: Segmentation fault\n\n{thread}"
     (tune.folder(trial) / "last-words.txt").write_text(said)
     tune.lose(trial, KILLED)
     assert "(crashed: Segmentation fault, in forward (vae.py:7))" in tune.study.notes[-1]
@@ -500,8 +503,37 @@ def test_what_ray_is_sent_with_a_trial_is_small(tune):
 
 def test_the_datas_files_go_along_as_rays_reference_where_there_are_any(study):
     slots = Slots(concurrent=1, num_cpus=1.0, num_gpus=0.0)
-    searcher = StudySearcher(study, slots, StopSwitch(), "reference")
+    space = disk.Watch(study.conditions.storage, needed_bytes=1)
+    searcher = StudySearcher(study, slots, StopSwitch(), space, "reference")
     assert searcher.suggest("id")["files"] == "reference"
+
+
+def test_a_worker_lost_with_the_trials_folder_ends_the_study_and_counts_against_no_trial(tune):
+    trials = tune.study.conditions.storage / "trials"
+    trials.mkdir(exist_ok=True)
+    (trials / disk.RAYS_MARK).touch()
+    tune.callback.on_step_begin(0, tune.trials)
+    trial = tune.suggest()
+    shutil.rmtree(trials)
+    tune.lose(trial, "RuntimeError: whatever Ray says of it")  # before the next look is due
+    assert tune.switch.reason.startswith(f"{trials} was removed")
+    assert tune.study.trials[0].losses == 0
+
+
+def test_a_worker_lost_with_the_record_ends_the_study_with_that(tune):
+    trial = tune.suggest()
+    folder = tune.study.conditions.storage
+    tune.study.record.flush()
+    elsewhere = folder.rename(folder.with_name("elsewhere"))
+    tune.lose(trial, None)
+    assert tune.study.trials[0].losses == 0
+    with pytest.raises(RecordError, match="was removed while the study ran"):
+        tune.callback.on_step_begin(0, tune.trials)
+    elsewhere.rename(folder)
+
+
+def test_the_mark_that_is_watched_for_is_rays_own():
+    assert disk.RAYS_MARK == _VALIDATE_STORAGE_MARKER_FILENAME
 
 
 class Watched(Waiting):

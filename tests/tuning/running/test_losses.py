@@ -74,6 +74,28 @@ def test_a_bucket_that_is_away_is_no_fault_of_the_trials(text):
     assert loss.reason.startswith("the storage was away: OSError: ")
 
 
+NO_STORAGE = """RuntimeError: Unable to set up cluster storage with the following settings:
+StorageContext<
+  storage_filesystem='local',
+  storage_fs_path='/studies/a b',
+  experiment_dir_name='trials',
+>
+Check that all nodes in the cluster have read/write access to the configured storage path."""
+
+
+def test_a_storage_that_is_gone_is_named_in_plain_words_and_is_no_fault_of_the_trials():
+    assert judge(NO_STORAGE) == Loss(
+        "its checkpoint could not be saved: /studies/a b/trials is gone, or its machine does not see it",
+        counts=False,
+    )
+
+
+def test_a_text_that_is_too_long_ends_with_a_whole_word_and_says_so():
+    reason = judge("word " * 100).reason
+    assert reason.endswith("word …")
+    assert len(reason) <= 200
+
+
 def test_a_full_disk_is_no_fault_of_the_trials():
     loss = judge(f"Failure # 1\n{FULL}\n")
     assert (loss.counts, loss.is_full) == (False, True)

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -9,7 +10,15 @@ from sqlalchemy import create_engine, text
 
 from tune_ddvae.errors import StorageError
 from tune_ddvae.tuning.storage import disk
-from tune_ddvae.tuning.storage.disk import RESERVE_BYTES, Watch, check_space, is_full, needs, sweep
+from tune_ddvae.tuning.storage.disk import (
+    RAYS_MARK,
+    RESERVE_BYTES,
+    Watch,
+    check_space,
+    is_full,
+    needs,
+    sweep,
+)
 
 MB = 10**6
 
@@ -81,6 +90,47 @@ def test_a_watch_looks_no_more_than_once_a_second(tmp_path, monkeypatch):
     assert len(looks) == 1
     assert complaints[0]
     assert not any(complaints[1:])
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    """A study's folder that Ray has marked, and its watch."""
+    monkeypatch.setattr(disk, "LOOK_EVERY_S", 0.0)
+    watch = Watch(tmp_path / "study", 1)
+    assert watch.complaint() == ""  # nothing is missed that has not been there
+    trials = tmp_path / "study" / "trials"
+    trials.mkdir(parents=True)
+    (trials / RAYS_MARK).touch()
+    assert watch.complaint() == ""
+    return trials, watch
+
+
+@pytest.mark.parametrize("is_there_again", [True, False])
+def test_a_watch_complains_of_a_trials_folder_that_was_taken_away(is_there_again, watched):
+    trials, watch = watched
+    shutil.rmtree(trials)
+    if is_there_again:  # a worker makes its own folder, and all above it
+        (trials / "00000-a").mkdir(parents=True)
+    assert watch.complaint().startswith(f"{trials} was removed or replaced while the study ran")
+
+
+def test_a_watch_that_has_just_looked_can_be_made_to_look_again(watched, monkeypatch):
+    trials, watch = watched
+    monkeypatch.setattr(disk, "LOOK_EVERY_S", 3600.0)
+    shutil.rmtree(trials)
+    assert watch.complaint() == ""
+    assert watch.complaint(at_once=True)
+
+
+def test_a_file_system_that_does_not_answer_is_not_complained_of(watched, monkeypatch):
+    trials, watch = watched
+    monkeypatch.setattr(disk, "free_bytes", lambda _: None)
+
+    def stale(*_, **__):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(type(trials), "stat", stale)
+    assert watch.complaint() == ""
 
 
 def raised(call) -> BaseException:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tune_ddvae.errors import StorageError, StudyLockedError
-from tune_ddvae.tuning.storage.lock import birth_of, holder_of, sole_driver
+from tune_ddvae.tuning.storage.lock import birth_of, check_free, holder_of, sole_driver
 
 ROOT = Path(__file__).parents[3]
 # Holds the lock with a child of its own alive, as a driver holds it with its workers.
@@ -129,6 +129,12 @@ def test_a_look_finds_the_holder_and_nobody_once_it_has_let_go(tmp_path):
         assert (found.pid, found.is_here) == (os.getpid(), True)
         assert f"process {os.getpid()} on {socket.gethostname()}" in str(found)
     assert holder_of(tmp_path) is None
+
+
+def test_a_study_that_is_held_is_refused_before_it_is_taken(holder, tmp_path):
+    with pytest.raises(StudyLockedError, match=f"holds this study: process {holder.pid} on"):
+        check_free(tmp_path)
+    check_free(tmp_path / "another")
 
 
 def test_a_driver_notes_what_tells_its_process_from_every_other(holder, tmp_path):

@@ -18,7 +18,7 @@ from tune_ddvae.tuning.search.ranking import pareto_set
 from tune_ddvae.tuning.storage.folders import slug
 from tune_ddvae.tuning.storage.lock import birth_of, sole_driver
 from tune_ddvae.tuning.studies.listed import Standing, with_jobs
-from tune_ddvae.tuning.studies.listing import find_study, is_held, list_studies
+from tune_ddvae.tuning.studies.listing import find_study, holder_now, list_studies
 from tune_ddvae.tuning.trials import State
 
 SPEC = make_spec(epochs=3, first_rung=1)
@@ -130,8 +130,8 @@ def test_a_study_that_a_driver_holds_is_running_and_says_which(tmp_path):
         assert found.standing is Standing.RUNNING
         assert found.holder is not None
         assert found.holder.is_here
-        assert is_held(found, None)
-    assert not is_held(found, None)
+        assert holder_now(found, None) == found.holder
+    assert holder_now(found, None) is None
     assert listed(tmp_path).standing is Standing.INTERRUPTED
 
 
@@ -306,7 +306,7 @@ def test_a_running_study_is_found_though_its_record_cannot_be_read(tmp_path):
         found = find_study("a b", str(tmp_path))
         assert found.standing is Standing.UNREADABLE
         assert found.holder.pid == os.getpid()
-        assert is_held(found, None)
+        assert holder_now(found, None) == found.holder
     with pytest.raises(RecordError, match="cannot be told anything of"):
         find_study("a b", str(tmp_path))
 
@@ -398,12 +398,30 @@ def test_jobs_stand_beside_the_studies_that_they_run(tmp_path):
     make(tmp_path, "a", ended_as="complete")
     mine, before = job_of(2, str(tmp_path)), job_of(1, str(tmp_path), status="FAILED")
     elsewhere, foreign = job_of(3, "/elsewhere"), Job(id="x", status="RUNNING")
-    found = with_jobs(list_studies(str(tmp_path)), [elsewhere, mine, before, foreign])
+    jobs = [elsewhere, mine, before, foreign]
+    found = with_jobs(list_studies(str(tmp_path)), jobs, str(tmp_path))
     assert [(study.place[1], study.job) for study in found] == [
         (str(tmp_path), mine),
         ("/elsewhere", elsewhere),
     ]
     assert [study.standing for study in found] == [Standing.COMPLETE, Standing.UNSEEN]
+    assert found[1].why == "its record, in /elsewhere, was not seen from here"
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        ("PENDING", "it has no record yet"),
+        ("RUNNING", "it has no record yet"),
+        ("FAILED", "its job ended before there was a record: see studies logs a"),
+        ("STOPPED", "its job ended before there was a record: see studies logs a"),
+        ("SUCCEEDED", "its job succeeded, but its record, in /shared, is not there"),
+    ],
+)
+def test_a_job_without_a_record_where_that_was_looked_for_says_so(status, why):
+    (found,) = with_jobs([], [job_of(1, "/shared", status=status)], "/shared")
+    assert found.standing is Standing.UNRECORDED
+    assert found.why.startswith(why)
 
 
 @pytest.fixture
@@ -424,10 +442,10 @@ def test_a_database_lists_all_its_studies_and_who_holds_them(database, tmp_path)
         assert found["b"].holder.is_here
         assert found["b"].holder.birth == birth_of(os.getpid())
         assert "s3cret" not in str(found["b"].to_json())
-        assert is_held(found["b"], database)
+        assert holder_now(found["b"], database) == found["b"].holder
     finally:
         study.record.close()
-    assert not is_held(found["b"], database)
+    assert holder_now(found["b"], database) is None
     assert listed_on(database, "b").standing is Standing.INTERRUPTED
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.job_server import running
 from tune_ddvae import exit_codes
 from tune_ddvae.errors import StudyLockedError
+from tune_ddvae.tuning.jobs.jobs import Cargo
 from tune_ddvae.tuning.jobs.server import JobServer
 from tune_ddvae.tuning.storage.folders import slug
 from tune_ddvae.tuning.storage.lock import Holder, birth_of, holder_of, sole_driver
@@ -247,6 +248,72 @@ def test_a_driver_that_goes_on_with_a_study_whose_job_died_is_ended(start, study
     assert ending.exit_code == exit_codes.COMPLETE
     assert f"process {driver.pid} on" in ending.text
     assert holder_of(tmp_path) is None
+
+
+def test_a_driver_that_no_job_is_is_ended_after_the_jobs(start, study, tmp_path):
+    driver = start()
+    with running() as cluster:
+        for job_id in ("a-1", "a-2"):
+            cluster.add(job_id)
+        server = JobServer(cluster.address)
+        ending = stop(Found(study=study().study, jobs=tuple(server.jobs()), server=server), None)
+        assert {job["status"] for job in cluster.jobs.values()} == {"STOPPED"}
+    assert ending.exit_code == exit_codes.COMPLETE
+    assert driver.wait(10) == exit_codes.TERMINATED
+    assert holder_of(tmp_path) is None
+    first, second, last = ending.text.splitlines()
+    assert {first[:7], second[:7]} == {"job a-1", "job a-2"}
+    assert last.startswith(f"process {driver.pid} on")
+
+
+def test_a_driver_that_no_job_is_is_found_where_the_job_keeps_its_study(start, tmp_path):
+    """Though it has recorded nothing yet, or another storage was looked at."""
+    (tmp_path / "a").mkdir()
+    driver = start(folder=tmp_path / "a")
+    with running() as cluster:
+        cluster.add("a-1", metadata=Cargo(study="a", storage=str(tmp_path)).metadata())
+        elsewhere = str(tmp_path / "nowhere")
+        found = find("a", storage=elsewhere, address=cluster.address, anywhere=True)
+        ending = stop(found, None)
+    assert ending.exit_code == exit_codes.COMPLETE
+    assert driver.wait(10) == exit_codes.TERMINATED
+
+
+def test_a_study_that_runs_on_elsewhere_after_its_job_has_ended_is_said_to(tmp_path):
+    (tmp_path / "a").mkdir()
+    with running() as cluster, sole_driver(tmp_path / "a"):
+        note = tmp_path / "a" / "driver.json"
+        note.write_text(json.dumps({**json.loads(note.read_text()), "host": "another-host"}))
+        cluster.add("a-1", metadata=Cargo(study="a", storage=str(tmp_path)).metadata())
+        ending = stop(find("a", storage=str(tmp_path), address=cluster.address), None)
+        assert cluster.jobs["a-1"]["status"] == "STOPPED"
+    assert ending.exit_code == exit_codes.WORK_LEFT
+    assert "the study runs on" in ending.text
+    assert f"process {os.getpid()} on another-host" in ending.text
+
+
+def test_the_lease_of_a_job_that_was_killed_is_waited_for_and_not_taken_for_a_driver(monkeypatch):
+    own = Holder("a-node-of-the-cluster", 7, 1e9, left_s=0.3)
+    looks = iter([own, None])
+    monkeypatch.setattr(Found, "holder", lambda _found, _record: next(looks))
+    with running() as cluster:
+        cluster.add("a-1")
+        ending = stop(job_found(cluster, "a-1"), None)
+    assert ending.text.startswith("job a-1 ended within")
+    assert next(looks, "all used") == "all used"
+
+
+def test_while_a_job_has_not_ended_its_driver_is_not_touched(start, study, monkeypatch):
+    monkeypatch.setattr(stopping, "STOP_S", -14.7)  # and as long again as Ray needs to say so
+    driver = start()
+    with running() as cluster:
+        cluster.add("a-1")
+        cluster.on_stop = lambda _: None
+        found = dataclasses.replace(job_found(cluster, "a-1"), study=study().study)
+        ending = stop(found, None)
+    assert ending.exit_code == exit_codes.WORK_LEFT
+    assert "has not ended within" in ending.text
+    assert driver.poll() is None
 
 
 def test_a_job_that_died_with_its_head_has_ended_already():

@@ -780,7 +780,42 @@ def test_more_runs_than_a_page_holds_are_all_looked_at(record, uri, monkeypatch)
     assert {child.info.status for child in runs_of(uri)[1]} == {"FINISHED"}
 
 
+def test_a_run_with_points_that_the_record_lacks_is_made_anew_by_sync(record, uri):
+    end(record, add(record, 0, (10, 20)), State.COMPLETE, values=(1.0, 1.0))
+    end(record, add(record, 1, (10, 20)), State.COMPLETE, values=(1.0, 1.0))
+    sync(record, uri, "clustering", outcome=Outcome.COMPLETE)
+    _, before = runs_of(uri)
+    client = MlflowClient(uri)
+    for key in (FIRST, SECOND, "training/seconds"):
+        client.log_metric(before[0].info.run_id, key, 7.0, round(T0 * 1000), 20)
+    for key in (f"best/{FIRST}", f"analysis/{FIRST}", "a colleague's own"):  # no row's
+        client.log_metric(before[1].info.run_id, plain_key(key), 7.0, round(T0 * 1000), 20)
+    again = sync(record, uri, "clustering", outcome=Outcome.COMPLETE, restores=True)
+    assert again.is_whole
+    _, after = runs_of(uri)
+    assert after[0].info.run_id != before[0].info.run_id
+    assert after[1].info.run_id == before[1].info.run_id
+    for number, child in enumerate(after):
+        rows = [make_row(number, epoch) for epoch in (10, 20)]
+        expected = [(row.epoch, row.metrics[FIRST], round(row.time * 1000)) for row in rows]
+        assert history(uri, child) == expected
+
+
 # -- a folder that was moved ----------------------------------------------------------------------
+
+
+def test_a_copied_database_finds_its_artifacts_beside_itself(tmp_path, uri):
+    folder, copy = tmp_path / "tracked", tmp_path / "copy"
+    before = (folder / "mlartifacts").as_uri()
+    (folder / "mlartifacts").mkdir()
+    experiment = MlflowClient(uri).create_experiment("there", artifact_location=before)
+    run_id = MlflowClient(uri).create_run(experiment).info.run_id
+    shutil.copytree(folder, copy)
+    client = open_client(f"sqlite:///{copy / 'mlflow.db'}")
+    after = (copy / "mlartifacts").as_uri()
+    assert client.get_experiment(experiment).artifact_location == after
+    assert client.get_run(run_id).info.artifact_uri == f"{after}/{run_id}/artifacts"
+    assert open_client(uri).get_experiment(experiment).artifact_location == before
 
 
 def test_artifacts_that_are_kept_elsewhere_stay_there(tmp_path, ready_database, uri):
@@ -812,6 +847,23 @@ def test_an_unknown_kind_of_address_is_refused(address):
     ) as error:
         check_tracking(address, "clustering")
     assert "hidden" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://", "https://:5000", "http://me:hid/den@host", "http://host:port", "http://[::1"],
+)
+def test_an_address_without_a_host_is_refused(address):
+    with pytest.raises(TrackingError, match="must name a host") as error:
+        check_tracking(address, "clustering")
+    assert "hid" not in str(error.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_a_password_with_an_at_sign_is_refused_with_what_to_write(scheme):
+    with pytest.raises(TrackingError, match="write %40 for @") as error:
+        check_tracking(f"{scheme}://me:hid@den@host/x", "clustering")
+    assert not any(part in str(error.value) for part in ("hid", "den", "host/"))
 
 
 def test_a_database_that_does_not_exist_yet_is_fine_and_not_made(tmp_path):

@@ -12,19 +12,27 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
+from ray._private import utils as ray_utils
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import tune_ddvae
-from tune_ddvae import exit_codes
 from tune_ddvae.errors import ResourceError
+from tune_ddvae.tuning.addresses import without_password
 from tune_ddvae.tuning.cluster import autoscaler, shipping
-from tune_ddvae.tuning.cluster.entry import check_cluster, loopback_kept, uses_token
+from tune_ddvae.tuning.cluster.entry import (
+    check_cluster,
+    keep_own_token,
+    loopback_kept,
+    uses_token,
+)
 from tune_ddvae.tuning.cluster.nodes import total_memory
 from tune_ddvae.tuning.cluster.resources import GIGABYTE, Available, View
 
@@ -157,11 +165,33 @@ def runtime_env(folder: Path, job_config: str | None) -> dict[str, Any]:
     return ours
 
 
+def check_sockets() -> None:
+    """Refuse a place for a Ray of our own where its sockets' names would be too long for the system.
+
+    Raises:
+        ResourceError: Names the place, what is too long, and what would do.
+    """
+    folder = get_default_ray_temp_dir()  # type: ignore[no-untyped-call]
+    session = f"session_{datetime.now():%Y-%m-%d_%H-%M-%S_%f}_{os.getpid()}"
+    try:
+        ray_utils.validate_socket_filepath(f"{folder}/{session}/sockets/plasma_store")
+    except OSError as error:
+        raise ResourceError(
+            f"Ray keeps its sockets below {folder}, whose name is too long for that ({error}): name "
+            "a folder with a short one, as in RAY_TMPDIR=/tmp"
+        ) from error
+
+
 def start_ray() -> None:
-    """Start a Ray of our own on this machine, on loopback, unless a cluster has been joined."""
+    """Start a Ray of our own on this machine, on loopback, unless a cluster has been joined.
+
+    Raises:
+        ResourceError: Others could read its token.
+    """
     os.environ.update(ENVIRONMENT)
     if ray.is_initialized():
         return
+    keep_own_token()
     os.environ.update(EXPORTERS_OFF)
     with _on_our_terms(), loopback_kept():
         ray.init(
@@ -282,17 +312,26 @@ def _answer(node: Node, reference: Any) -> Answer:
 
 @contextmanager
 def _on_our_terms() -> Iterator[None]:
-    """Let ``ray.init`` change neither what SIGTERM does nor which code the workers run.
+    """Let ``ray.init`` do neither more nor less than we mean.
 
-    It puts in a SIGTERM handler of its own, which exits with 15 and records nothing. And it puts the
-    current folder first on its workers' path: a package of our name that lies there would win over
-    us in the workers, so that folder has to be the one that we come from.
+    It would put in SIGTERM handlers of its own: one of Python's, which ends a driver without a word
+    while Ray is half started, and one of C++, which aborts; so ours is put in again over that. It
+    writes down this driver's command, which whoever may list a cluster's jobs reads: not with its
+    passwords. And it puts the current folder first on its workers' path: a package of our name that
+    lies there would win over us in the workers, so that folder has to be the one that we come from.
     """
+    sets_handler, tells_command = ray_utils.set_sigterm_handler, ray_utils.get_entrypoint_name
     ours = signal.getsignal(signal.SIGTERM)
+    ray_utils.set_sigterm_handler = _leave_sigterm
+    ray_utils.get_entrypoint_name = lambda: without_password(tells_command())  # type: ignore[no-untyped-call]
     try:
         with chdir(Path(tune_ddvae.__file__).parent.parent):
             yield
-    except SystemExit as error:  # a signal came while Ray was starting
-        raise SystemExit(exit_codes.TERMINATED) from error
     finally:
         signal.signal(signal.SIGTERM, ours)
+        ray_utils.set_sigterm_handler = sets_handler
+        ray_utils.get_entrypoint_name = tells_command
+
+
+def _leave_sigterm(_handler: Callable[..., Any]) -> None:
+    """Ray's handler is not put in: ours stays."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tune_ddvae.tuning.cluster.facts import Check, DataSeen, NodeFacts, State
+from tune_ddvae.tuning.cluster.facts import MAKE_ROOM, Check, DataSeen, NodeFacts, State
 from tune_ddvae.tuning.cluster.resources import Available, num_fitting
 from tune_ddvae.tuning.wording import file_size, plural
 
@@ -205,7 +205,9 @@ def storage_of(node: Machine, nodes: Sequence[Machine], driver: Machine) -> Chec
     if writing is None:
         return NOTHING
     if writing.state is not State.GOOD:
-        return replace(writing, mend=writing.mend and SHARE)  # a bucket's own words have their mend
+        # One that is full may well be shared, and a bucket's own words have their mend.
+        is_elsewhere = writing.mend not in ("", MAKE_ROOM)
+        return replace(writing, mend=SHARE) if is_elsewhere else writing
     if node.seen is None:
         return Check(State.DOUBTFUL, "written, but it did not answer when the others had written")
     if not _reads(node, driver):
@@ -226,9 +228,10 @@ def storage_of(node: Machine, nodes: Sequence[Machine], driver: Machine) -> Chec
 def disk_of(facts: NodeFacts, storage_bytes: int = 0) -> Check:
     """Whether there is room where trials write on that machine."""
     checks = []
-    is_written = facts.writing is None or facts.writing.state is State.GOOD
-    # A storage that cannot be written to is said to be that, and no more.
-    spaces = [space for space in facts.spaces if is_written or not space.is_storage]
+    writing = facts.writing or NOTHING
+    # A storage that cannot be written to for another reason is said to be that, and no more.
+    has_storage = writing.state is not State.BAD or writing.mend == MAKE_ROOM
+    spaces = [space for space in facts.spaces if has_storage or not space.is_storage]
     for space in spaces:
         words = f"{file_size(space.free_bytes)} free in {space.place}"
         if space.is_storage and space.free_bytes < storage_bytes:
@@ -239,9 +242,12 @@ def disk_of(facts: NodeFacts, storage_bytes: int = 0) -> Check:
             mend = (
                 "free some there, or name other folders: TMPDIR for Ray, TUNE_DDVAE_CACHE for data"
             )
-            checks.append(Check(State.DOUBTFUL, words, mend))
-    least = min((space.free_bytes for space in spaces), default=None)
-    return _together(checks, "" if least is None else file_size(least))
+            checks.append(Check(State.DOUBTFUL, words, MAKE_ROOM if space.is_storage else mend))
+    if not spaces:
+        return _together(checks, "")
+    least = min(spaces, key=lambda space: space.free_bytes)
+    where = "" if has_storage else f" in {least.place}"  # else it would pass for the storage's
+    return _together(checks, f"{file_size(least.free_bytes)}{where}")
 
 
 def memory_of(machine: Machine, facts: NodeFacts, wanted: Wanted) -> Check:

@@ -7,6 +7,7 @@ could not connect.
 import os
 import platform
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from typing import Any
 import ray
 from ray._common.usage.usage_lib import get_cluster_metadata
 from ray._private import ray_constants, services
+from ray._private.authentication.authentication_token_generator import (
+    generate_new_authentication_token,
+)
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
@@ -41,7 +45,8 @@ def check_cluster(address: str) -> str:
 
     Raises:
         ResourceError: Nothing answers there; it is no Ray; it asks for a token, and there is none
-            here or another; its Ray or Python is of another version; or this machine is none of it.
+            here or another, or one that others can read; its Ray or Python is of another version;
+            or this machine is none of it.
     """
     place = _place(address)
     _check_answers(address, place)
@@ -107,6 +112,7 @@ def _head(address: str, place: str) -> Any:
             "is not here: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to it, or copy the cluster's "
             "~/.ray/auth_token"
         )
+    check_token_is_private()
     try:
         return InnerGcsClient.standalone(place, None, int(HEAD_S * 1000))
     except AuthenticationError as error:
@@ -140,6 +146,65 @@ def _token_source() -> str:
         if os.environ.get(variable):
             return variable
     return TOKEN_FILE if Path(TOKEN_FILE).expanduser().is_file() else ""
+
+
+def check_token_is_private() -> None:
+    """Refuse a token file of this account's that others can read, as ssh does with a key.
+
+    Only one that is used here, and that this account could mend: what an administrator or Kubernetes
+    lays down for it has other rules.
+
+    Raises:
+        ResourceError: Another account of this machine could run code as this one.
+    """
+    source = _token_source()
+    if not uses_token() or source in ("", "RAY_AUTH_TOKEN"):
+        return
+    # Ray expands no ~ in a path that it is given.
+    path = Path(TOKEN_FILE).expanduser() if source == TOKEN_FILE else Path(os.environ[source])
+    if path.is_file() and (mode := _open_mode(path)):
+        raise ResourceError(
+            f"the token file {path} can be read by other accounts (mode {mode:o}), which could then "
+            f"run code as this one: chmod 600 {path}"
+        )
+
+
+def keep_own_token() -> None:
+    """See to it that nobody else can read the token of a Ray that is started here.
+
+    Ray makes one where there is none, with the rights that files usually have.
+
+    Raises:
+        ResourceError: The file is open to others, and cannot be changed.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    if _token_source() not in ("", TOKEN_FILE):
+        return
+    path = Path(TOKEN_FILE).expanduser()
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600, exist_ok=False)
+            path.write_text(generate_new_authentication_token(), encoding="utf-8")
+        elif path.is_file() and _open_mode(path):
+            path.chmod(0o600)
+    except FileExistsError:  # another study's, just now
+        return
+    except OSError as error:
+        raise ResourceError(
+            f"the token file {path} cannot be kept from other accounts ({error}): see to it that it is "
+            "yours, with mode 600, or set RAY_AUTH_TOKEN to a token"
+        ) from error
+
+
+def _open_mode(path: Path) -> int:
+    """The rights of a file of this account's that others can read; 0 for any other."""
+    facts = path.stat()
+    if os.name != "posix" or facts.st_uid != os.geteuid():
+        return 0
+    mode = stat.S_IMODE(facts.st_mode)
+    return mode if mode & (stat.S_IRGRP | stat.S_IROTH) else 0
 
 
 def _check_versions(address: str, head: Any) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from tune_ddvae.config import DataConfig
 from tune_ddvae.tuning.storage.bucket import Bucket
 
+MAKE_ROOM = "make room there: delete what is not needed, or name another --storage"  # it is full
+
 
 class State(StrEnum):
     """How a check came out."""

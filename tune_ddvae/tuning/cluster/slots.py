@@ -26,6 +26,11 @@ LOOK_EVERY_S = 2.0  # how soon a node that came or went is known
 MOST_AT_ONCE = 1000  # more than one driver keeps up with
 PATIENT_S = 5.0  # shorter waits are not worth a word
 START_S = 30.0  # a worker may take so long to start on a busy machine
+SILENT_S = 10.0  # a head that is only busy answers sooner
+HEAD_SILENT = (
+    "the cluster's head does not answer; if it stays away for a minute, Ray ends this study, and the "
+    "same command goes on from its record once a head is there"
+)
 
 
 def cluster_wait_s() -> float:
@@ -101,6 +106,7 @@ class ClusterSlots:
         self._look = look
         self._clock = clock
         self._looked = clock()
+        self._unanswered: float | None = None  # since when the head owes an answer
         self._view = look()
 
     @property
@@ -151,6 +157,12 @@ class ClusterSlots:
         """What the cluster's nodes have, in words."""
         return sizes_text(self._view.nodes, self.trial)
 
+    @property
+    def silent_s(self) -> float:
+        """How long the cluster's head has owed an answer: asks nobody, for other threads."""
+        since = self._unanswered
+        return 0.0 if since is None else self._clock() - since
+
     def now(self) -> Slots:
         """As they stand now."""
         return Slots(
@@ -163,8 +175,11 @@ class ClusterSlots:
     def _refresh(self) -> None:
         if self._clock() - self._looked >= LOOK_EVERY_S:
             self._looked = self._clock()
+            if self._unanswered is None:
+                self._unanswered = self._looked
             with suppress(RayError):  # its head is away for now: what was seen last still holds
-                self._view = self._look()
+                self._view = self._look()  # of a head that is gone Ray waits for an answer, mute
+                self._unanswered = None
 
 
 class Waiting:
@@ -188,7 +203,7 @@ class Waiting:
         wait_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.text = ""  # for a screen; empty while trials train
+        self._why = ""  # as it was told; empty while trials train
         self.num_unplaced = 0  # trials that were handed out and have no place yet
         self._slots = slots
         self._tell = tell
@@ -198,14 +213,19 @@ class Waiting:
         self._since: float | None = None  # none of the trials has had a place
         self._without: float | None = None  # nor could any node have held one
 
+    @property
+    def text(self) -> str:
+        """For a screen, which another thread draws; empty while trials train and the head answers."""
+        return HEAD_SILENT if self._slots.silent_s >= SILENT_S else self._why
+
     def look(self, *, num_running: int, num_waiting: int) -> str:
         """Take note of how trials stand; why the study must stop now, or nothing."""
         now = self._clock()
         self.num_unplaced = num_waiting
         if num_running or not num_waiting:
-            if self.text:
-                self._tell("the cluster has room again")
-            self.text, self._since, self._without = "", None, None
+            if self._why:
+                self._tell("the wait for the cluster is over")
+            self._why, self._since, self._without = "", None, None
             return ""
         self._since = now if self._since is None else self._since
         if now - self._since < PATIENT_S:
@@ -215,7 +235,8 @@ class Waiting:
             self._without = None
             if now - self._since >= START_S:
                 self._say(
-                    f"a trial takes {slots.trial}, and the nodes that could hold it are taken"
+                    f"a trial takes {slots.trial}, and the nodes that could hold it are taken, or "
+                    "are still starting its worker"
                 )
             return ""
         self._without = now if self._without is None else self._without
@@ -241,6 +262,6 @@ class Waiting:
 
     def _say(self, why: str) -> None:
         text = f"waiting for the cluster: {why}"
-        if text != self.text:
-            self.text = text
+        if text != self._why:
+            self._why = text
             self._tell(text)

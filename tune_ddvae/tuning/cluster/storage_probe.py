@@ -1,16 +1,18 @@
 """A storage, folder or bucket, tried from any machine: small files are written, read and taken away."""
 
+import errno
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from tune_ddvae.errors import DdvaeError
-from tune_ddvae.tuning.cluster.facts import Check, State
+from tune_ddvae.tuning.cluster.facts import MAKE_ROOM, Check, State
 from tune_ddvae.tuning.storage import bucket
 from tune_ddvae.tuning.storage.bucket import Bucket
 
 PROBE = ".probe-"  # how the names of the files begin
 ELSEWHERE = "make it one that can be written to, or name another with --storage"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # said here too: this runs where psutil may be missing
 
 
 def write_storage(storage: Path | Bucket, name: str) -> Check:
@@ -30,7 +32,8 @@ def write_storage(storage: Path | Bucket, name: str) -> Check:
     except DdvaeError as error:
         return Check(State.BAD, str(error))
     except (OSError, ImportError) as error:
-        return Check(State.BAD, f"cannot write to {storage}: {_why(error)}", ELSEWHERE)
+        mend = MAKE_ROOM if getattr(error, "errno", None) in FULL else ELSEWHERE
+        return Check(State.BAD, f"cannot write to {storage}: {_why(error)}", mend)
     if not see_storage(storage, [name]):
         return Check(State.BAD, f"{storage} does not give back what was written to it", ELSEWHERE)
     return Check(State.GOOD, "written")

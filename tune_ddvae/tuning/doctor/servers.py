@@ -70,8 +70,8 @@ def tracking_of(uri: str, experiment: str) -> Check:
         return Check(
             State.DOUBTFUL,
             "; ".join(warnings),
-            "start that server, or name another with --tracking-uri; `python -m tune_ddvae.sync STUDY` "
-            "sends what is missing in the end",
+            "start MLflow there, or name its right address with --tracking-uri; `python -m "
+            "tune_ddvae.sync STUDY` sends what is missing in the end",
         )
     if sqlite_path(uri) is not None:
         return Check(State.GOOD, f"{shown}, a file on the driver's machine")

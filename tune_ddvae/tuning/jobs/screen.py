@@ -22,7 +22,9 @@ def show_plan(order: Order, package: Package, console: Console) -> None:
 def show_sent(sent: Sent, console: Console) -> None:
     """Print what became of an order, and how to look at it."""
     order = sent.order
-    if sent.package is None:
+    if sent.holder is not None:
+        title = f"Study {order.study} is running already, by {sent.holder}; nothing was sent"
+    elif sent.package is None:
         title = f"Study {order.study} is already running there as job {sent.job}; nothing was sent"
     else:
         title = f"Study {order.study} is sent, as job {sent.job}"
@@ -30,16 +32,15 @@ def show_sent(sent: Sent, console: Console) -> None:
     if sent.package is not None:
         lines.append(("package", _size_text(sent.package)))
     _show(console, title, lines)
-    where = ["--address", order.address]
+    place = ["--record", order.record] if order.record else ["--storage", order.storage]
+    where = [*place, "--address", order.address]
     studies = "tune_ddvae.studies"
     words = {
-        "list": ["list", "--storage", order.storage, *where],
+        "list": ["list", *where],
         "log": ["logs", order.study, "--follow", *where],
         "stop": ["stop", order.study, *where],
         "go on": ["resume", order.study, *where],
     }
-    if order.record:
-        words["list"][1:1] = ["--record", order.record]
     console.print(Text("Look at it", style="bold"))
     for label, line in words.items():
         _line(console, label, provenance.command(studies, line))

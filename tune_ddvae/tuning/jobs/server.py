@@ -6,10 +6,11 @@ Ray's own client waits without limit, and lets the environment override the addr
 import asyncio
 import logging
 import os
-import re
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ray.job_submission import JobSubmissionClient
 
 from tune_ddvae.errors import JobError
 from tune_ddvae.tuning.addresses import without_password
+from tune_ddvae.tuning.cluster.entry import check_token_is_private
 from tune_ddvae.tuning.jobs.jobs import ADDRESS_VARIABLE, Cargo, Job, cargo_of, checked_address
 
 REACH_S = 5.0  # how long a head may take to take a connection
@@ -39,10 +41,12 @@ class JobServer:
         ConfigError: That is no such address.
         JobError: Nothing answers there, or it does not let us in; says what would do. So does every
             method.
+        ResourceError: Other accounts can read the token's file.
     """
 
     def __init__(self, address: str) -> None:
         self.address = checked_address(address)
+        check_token_is_private()
         _be_quiet()
         with self._in_our_words(), _overridden(self.address):
             self._client = _Client(self.address)
@@ -171,6 +175,13 @@ class _Client(JobSubmissionClient):
                 "busy. Once it answers, the same command does what it says"
             ) from error
         except requests.RequestException as error:
+            speaks = _other_language(error)
+            if speaks:
+                raise JobError(
+                    f"what answers at {address} {speaks}: the address must be that of a Ray "
+                    "dashboard, with its scheme (http, unless a proxy before it has https) and its "
+                    "port (8265 unless told otherwise; others of the head are no dashboard)"
+                ) from error
             raise JobError(
                 f"nothing answers at {address} ({_cause(error)}): is the head up, and the port of its "
                 "dashboard (8265 unless told otherwise) to be reached from here?"
@@ -220,11 +231,30 @@ def _job(details: Any) -> Job:
     )
 
 
+def _other_language(error: BaseException) -> str:
+    """In what way something answers that is not spoken to as it expects; empty where nothing does."""
+    chain = list(_chain(error))
+    if any(isinstance(each, ssl.SSLCertVerificationError) for each in chain):
+        return "has a certificate that is not trusted here"
+    if any(isinstance(each, ssl.SSLError) for each in chain):
+        return "does not speak https"
+    if any(
+        isinstance(each, HTTPException) and not isinstance(each, ConnectionError) for each in chain
+    ):
+        return "does not speak http"
+    return ""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _cause(error: BaseException) -> str:
     """The innermost reason of a failed connection."""
-    text = str(error)
-    found = re.findall(r"\[Errno [^\]]+\] ([^'\")]+)", text)
-    return found[-1].strip() if found else text.partition("\n")[0]
+    innermost = list(_chain(error))[-1]
+    return _last_line(OSError(getattr(innermost, "strerror", None) or innermost))
 
 
 def _last_line(error: BaseException) -> str:

@@ -2,16 +2,18 @@
 
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune_ddvae.errors import JobError
 from tune_ddvae.tuning.cluster.shipping import Package
+from tune_ddvae.tuning.jobs.holding import holder_at, living
 from tune_ddvae.tuning.jobs.jobs import Job, jobs_of
 from tune_ddvae.tuning.jobs.order import PREFIX, Order, package_json
 from tune_ddvae.tuning.storage.folders import slug
+from tune_ddvae.tuning.storage.lock import Holder
 
 if TYPE_CHECKING:
     from tune_ddvae.tuning.jobs.server import JobServer
@@ -24,13 +26,15 @@ class Sent:
     """What became of an order.
 
     Attributes:
-        job: The job that runs the study now.
-        package: What was sent; None where the job was there already, and nothing was.
+        job: The job that runs the study now; None where a driver that is no job does.
+        package: What was sent; None where the study runs already, and nothing was.
+        holder: That driver.
     """
 
     order: Order
-    job: str
+    job: str | None
     package: Package | None
+    holder: Holder | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -39,13 +43,22 @@ class Sent:
             "job": self.job,
             "address": self.order.address,
             "sent": self.package is not None,
+            "driver": None
+            if self.holder is None
+            else {"host": self.holder.host, "pid": self.holder.pid},
             "package": None if self.package is None else package_json(self.package),
             "command": self.order.command,
         }
 
 
-def submit(order: Order) -> Sent:
-    """Send a study, unless a job that runs it is there: then nothing is sent.
+def submit(order: Order, tell: Callable[[str], None] = lambda _: None) -> Sent:
+    """Send a study, unless a job or a driver that runs it is there: then nothing is sent.
+
+    A driver that was not sent is seen where this machine sees the study's storage or database.
+
+    Args:
+        order: The study.
+        tell: Takes a line for people, where it has to be waited for whether a driver lives.
 
     Raises:
         ConfigError: It is too much.
@@ -61,6 +74,12 @@ def submit(order: Order) -> Sent:
             running = _running(server, jobs_of(jobs, order.cargo.place))
             if running is not None:
                 return Sent(order=order, job=running.id, package=None)
+            holder = living(
+                lambda: holder_at(order.study, order.storage, order.record),
+                tell,
+            )
+            if holder is not None:
+                return Sent(order=order, job=None, package=None, holder=holder)
             job_id = next_id(order.study, jobs)
             if server.send(
                 job_id,

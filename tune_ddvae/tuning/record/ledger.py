@@ -6,13 +6,15 @@ who only brings MLflow up to date by this alone.
 
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, Select, delete
 
+from tune_ddvae.tuning.record.file import RecordFile
 from tune_ddvae.tuning.record.lease import Lease
 from tune_ddvae.tuning.record.postgresql import patiently
-from tune_ddvae.tuning.record.tables import SENT, insert_new
+from tune_ddvae.tuning.record.tables import SENT, insert_new, place_of
 from tune_ddvae.tuning.record.writer import Writer
 
 
@@ -24,6 +26,10 @@ class Ledger:
         self.study_id = study_id
         self.token = uuid.uuid4().hex if lease is None else lease.token
         self._lease = lease  # of a record on a server
+        self._file: RecordFile | None = None
+        if engine.dialect.name == "sqlite":
+            self._file = RecordFile(Path(place_of(engine)))
+            self._file.fence(engine)
         self._writer = Writer(engine)
 
     def read(self, query: Select[Any]) -> list[Any]:
@@ -52,22 +58,31 @@ class Ledger:
     def check(self) -> None:
         """Raise what the writer failed with, if it did, or that the study is held no longer."""
         self._writer.check()
+        if self._file is not None:
+            self._file.glance()
         if self._lease is not None:
             self._lease.check()
 
     def check_held(self) -> None:
         """As ``check``, and by the clock too: a driver that was frozen need not have heard of it yet.
 
-        For what no fence stands around, as there is around the record itself.
+        For what no fence stands around, as there is around the record itself. A file is looked at now,
+        however soon after the last time.
         """
         self.check()
+        if self._file is not None:
+            self._file.check()
         if self._lease is not None:
             self._lease.check_clock()
 
     def close(self) -> None:
-        """Write what is queued and let go of the study and the database."""
+        """Write what is queued and let go of the study and the database; raises as ``check`` does."""
         self._writer.close()
         if self._lease is not None:
             self._lease.release()
-        self.engine.dispose()
-        self._writer.check()
+        try:
+            self._writer.check()
+            if self._file is not None:
+                self._file.check()
+        finally:
+            self.engine.dispose()

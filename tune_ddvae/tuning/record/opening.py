@@ -23,6 +23,7 @@ from tune_ddvae.errors import RecordError
 from tune_ddvae.spec import StudySpec
 from tune_ddvae.tuning.addresses import without_password
 from tune_ddvae.tuning.record import postgresql
+from tune_ddvae.tuning.record.file import check_whole, name_damage
 from tune_ddvae.tuning.record.lease import Lease
 from tune_ddvae.tuning.record.ledger import Ledger
 from tune_ddvae.tuning.record.record import Record, read_trials
@@ -69,6 +70,7 @@ def open_record(
     """
     if not postgresql.is_server(url):
         _check_beside_trials(Path(url.removeprefix("sqlite:///")))
+        _check_file(url)
     with postgresql.refusing(url), ExitStack() as undo:
         # Two drivers at one new database would make the same tables.
         with postgresql.alone_in_making(url) if postgresql.is_server(url) else nullcontext():
@@ -102,6 +104,8 @@ def open_ledger(url: str, name: str) -> Ledger:
     if name not in names:
         known = ", ".join(sorted(names)) or "none"
         raise RecordError(f"unknown study {name!r} in {without_password(url)}; there are: {known}")
+    if not postgresql.is_server(url):
+        _check_file(url)
     with postgresql.refusing(url), ExitStack() as undo:
         engine = _engine(url)
         undo.callback(engine.dispose)
@@ -253,6 +257,7 @@ def _reading(folder: Path) -> Iterator[Connection | None]:
         yield None
         return
     engine = create_engine(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
+    name_damage(engine)
     try:
         with engine.connect() as connection:
             yield connection
@@ -283,6 +288,13 @@ def _foreign(name: str) -> RecordError:
         f"the database holds a study {name!r} that is another program's; give this one a --name of "
         "its own"
     )
+
+
+def _check_file(url: str) -> None:
+    """Refuse a file that is damaged anywhere, before anything is trained that it could not take."""
+    with _reading(Path(url.removeprefix("sqlite:///")).parent) as connection:
+        if connection is not None:
+            check_whole(connection.engine)
 
 
 def _check_beside_trials(path: Path) -> None:
@@ -340,6 +352,7 @@ def _set_up_sqlite(engine: Engine, url: str) -> None:
         connection.execute("PRAGMA synchronous = FULL")
 
     event.listen(engine, "connect", durable)
+    name_damage(engine)
     with engine.connect() as connection:
         connection.exec_driver_sql(f"PRAGMA journal_mode = {mode}")
         connection.exec_driver_sql("PRAGMA synchronous = FULL")

@@ -46,6 +46,7 @@ class Finding:
     active_units: int | None
     checkpoint: Place | None  # gives ``values``
     best_checkpoint: Place | None  # of the first metric's best epoch
+    gone: tuple[Place, ...]  # which of these is not there any more; a bucket is not asked
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,8 @@ def _finding(spec: StudySpec, trial: Trial, folder: Place) -> Finding:
         if (epoch := ranking.best_epoch(trial, metric, way)) is not None
     }
     first = best.get(next(iter(spec.rank_by)))
+    checkpoint = _checkpoint(trial, last.epoch, folder)
+    best_checkpoint = None if first is None else _checkpoint(trial, first.epoch, folder)
     return Finding(
         number=trial.number,
         setting=trial.setting,
@@ -180,8 +183,13 @@ def _finding(spec: StudySpec, trial: Trial, folder: Place) -> Finding:
         test={k: v for k, v in last.metrics.items() if k.startswith("test/")},
         absent=dict(last.absent),
         active_units=None if active is None else int(active),
-        checkpoint=_checkpoint(trial, last.epoch, folder),
-        best_checkpoint=None if first is None else _checkpoint(trial, first.epoch, folder),
+        checkpoint=checkpoint,
+        best_checkpoint=best_checkpoint,
+        gone=tuple(
+            place
+            for place in dict.fromkeys((checkpoint, best_checkpoint))
+            if isinstance(place, Path) and not place.is_dir()
+        ),
     )
 
 

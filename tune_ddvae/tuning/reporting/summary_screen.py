@@ -49,7 +49,9 @@ def _parts(summary: Summary) -> Iterator[RenderableType]:
     if shown:
         yield Text("  checkpoints of the last epoch")
     for finding in shown:
-        yield _place(f"  trial {finding.number}", finding.checkpoint or "none is left")
+        place = finding.checkpoint or "none is left"
+        gone = "gone: " if place in finding.gone else ""
+        yield _place(f"  trial {finding.number}", f"{gone}{place}")
     yield Text()
     yield Text("Look at it", style="bold")
     yield Text(f"  {summary.open_command}")

@@ -71,7 +71,7 @@ def run(
         tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([slots.trial.bundle])),
         tune_config=TuneConfig(
             num_samples=-1,
-            search_alg=StudySearcher(study, slots, switch, files),
+            search_alg=StudySearcher(study, slots, switch, space, files),
             scheduler=StudyScheduler(study, memory),
             reuse_actors=True,
             trial_name_creator=_trial_name,
@@ -127,9 +127,11 @@ class StudySearcher(InDriver, Searcher):
         study: LiveStudy,
         slots: Slots | ClusterSlots,
         switch: StopSwitch,
+        space: disk.Watch,
         files: Any | None = None,
     ) -> None:
         super().__init__()
+        self._space = space
         self._files = {} if files is None else {FILES: files}
         self._study = study
         self._slots = slots
@@ -164,6 +166,8 @@ class StudySearcher(InDriver, Searcher):
                 if loss.is_full:
                     storage = self._study.conditions.storage
                     self._switch.set(disk.full_text(storage, loss.reason))
+                if complaint := self._space.complaint(at_once=True):
+                    self._switch.set(complaint)
                 # A signal to the whole process group, or job, ends the workers as well.
                 counts = loss.counts and not self._switch.is_set()
                 self._study.lose_attempt(attempt, loss.reason, counts=counts)

@@ -173,6 +173,7 @@ class LiveStudy:
 
     def lose_attempt(self, attempt: str, reason: str, *, counts: bool = True) -> None:
         """The worker is gone: its trial is handed out again, up to a limit of losses that count."""
+        self.record.check_held()  # first: what ends the study is no loss of a trial's
         trial, failure = self._let_go(attempt)
         self._settle(trial)
         if trial.state is not State.UNFINISHED:

@@ -10,6 +10,7 @@ import psutil
 
 from tune_ddvae.tuning.storage.bucket import says_away
 from tune_ddvae.tuning.storage.disk import says_full
+from tune_ddvae.tuning.storage.folders import TRIALS_FOLDER
 
 SAMPLE_EVERY_S = 1.0
 REMEMBERED_S = 60.0
@@ -19,6 +20,8 @@ KERNEL_COUNTERS = Path("/proc/vmstat")  # Linux
 _NODE_GONE = re.compile(
     r"its (node|owner) has died|node was (terminated|preempted)|is unavailable", re.IGNORECASE
 )
+_NO_STORAGE = re.compile(r"Unable to set up cluster storage")  # Ray finds no mark of its own there
+_STORAGE_PATH = re.compile(r"storage_fs_path='([^']+)'")
 _ENDED_BY_RAY = re.compile(r"low on memory|OutOfMemoryError", re.IGNORECASE)
 _SIGNAL = re.compile(r"receives a (SIG[A-Z]+)")
 _SILENT = re.compile(r"out of memory|\boom\b", re.IGNORECASE)
@@ -34,7 +37,7 @@ class Loss:
     """Why a worker was lost."""
 
     reason: str
-    counts: bool = True  # against its trial; a node's end, a full disk and a bucket's outage do not
+    counts: bool = True  # against its trial; a node's end and whatever befalls the storage do not
     is_full: bool = False  # the storage's disk
 
 
@@ -78,6 +81,13 @@ def judge(text: str, last_words: str = "", evidence: str = "") -> Loss:
         return Loss(_last_line(text), counts=False, is_full=True)
     if says_away(text):
         return Loss(f"the storage was away: {_last_line(text)}", counts=False)
+    if _NO_STORAGE.search(text):
+        path = _STORAGE_PATH.search(text)
+        where = f"{path[1]}/{TRIALS_FOLDER}" if path else "the trials' folder of the storage"
+        return Loss(
+            f"its checkpoint could not be saved: {where} is gone, or its machine does not see it",
+            counts=False,
+        )
     if _NODE_GONE.search(text):
         return Loss("its node died or cannot be reached", counts=False)
     if last_words:
@@ -97,7 +107,10 @@ def judge(text: str, last_words: str = "", evidence: str = "") -> Loss:
 
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:_LONGEST] if lines else "no cause was given"
+    if not lines:
+        return "no cause was given"
+    last = lines[-1]
+    return last if len(last) <= _LONGEST else f"{last[: _LONGEST - 1].rsplit(' ', 1)[0]} …"
 
 
 def _kernel_kills() -> int:

@@ -1,4 +1,4 @@
-"""Space on the storage's disk: what a study needs there, and whether it is running out.
+"""Space on the storage's disk: what a study needs there, and whether that, or all of it, is gone.
 
 A disk that is full is no fault of a trial's: the study stops while its record can still be written,
 and the same command goes on once there is space again.
@@ -21,6 +21,8 @@ FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "database or dis
 RESERVE_BYTES = 16 * 2**20  # what record, MLflow and Ray write while a study ends
 COPIES = 2  # of a checkpoint that each slot may be writing beside those that are kept
 LOOK_EVERY_S = 1.0
+# In the trials' folder: Ray makes it at its start, and saves no checkpoint where it is not.
+RAYS_MARK = ".validate_storage_marker"
 
 
 @dataclass(frozen=True)
@@ -73,19 +75,47 @@ def check_space(folder: Place, needed: Needs) -> str:
 
 
 class Watch:
-    """Looks at the free space now and then; cheap enough to be asked at every step."""
+    """Looks at the storage now and then; cheap enough to be asked at every step."""
 
     def __init__(self, folder: Place, needed_bytes: int) -> None:
         self._folder = folder
         self._needed = needed_bytes
         self._looked = -LOOK_EVERY_S
+        self._was_marked = False
 
-    def complaint(self) -> str:
-        """Why the study must stop now; nothing while there is space enough."""
+    def complaint(self, *, at_once: bool = False) -> str:
+        """Why the study must stop now; nothing while the folder is there, with space enough.
+
+        Args:
+            at_once: Look, however soon after the last time.
+        """
         now = time.monotonic()
-        if now - self._looked < LOOK_EVERY_S:
+        if now - self._looked < LOOK_EVERY_S and not at_once:
             return ""
         self._looked = now
+        return self._gone() or self._full()
+
+    def _gone(self) -> str:
+        if not isinstance(self._folder, Path):
+            return ""
+        trials = self._folder / TRIALS_FOLDER
+        try:
+            (trials / RAYS_MARK).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            if not self._was_marked:
+                return ""  # Ray has not come to it yet
+        except OSError:
+            return ""  # a file system that does not answer says nothing of what is there
+        else:
+            self._was_marked = True
+            return ""
+        return (
+            f"{trials} was removed or replaced while the study ran, and the checkpoints in it are gone "
+            "from there; put it back if you can. The same command goes on, and trains anew what it finds "
+            "no checkpoint of"
+        )
+
+    def _full(self) -> str:
         free = free_bytes(self._folder)
         if free is None or free >= self._needed:
             return ""

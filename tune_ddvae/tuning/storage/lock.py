@@ -46,10 +46,7 @@ def sole_driver(
         lock = FileLock(folder / FILE_NAME, fallback_to_soft=False)
         lock.acquire(timeout=LOOK_S)
     except Timeout as error:
-        raise StudyLockedError(
-            f"another driver holds this {what}: {_named(folder)}. Wait for it to end, or stop it "
-            f"(a frozen one holds the {what} too); a copy under another --name may run beside it"
-        ) from error
+        raise _locked(_named(folder), what) from error
     except (NotImplementedError, OSError) as error:
         raise StorageError(
             f"{folder} is on a file system without locks ({error}); {elsewhere}"
@@ -152,6 +149,23 @@ def holder_of(folder: Path) -> Holder | None:
         except OSError:  # no locks there, so no driver either
             return None
     return None
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a study that another driver holds now; changes nothing, and promises nothing.
+
+    Raises:
+        StudyLockedError: Says which driver, and since when.
+    """
+    if holder := holder_of(folder):
+        raise _locked(holder, "study")
+
+
+def _locked(holder: Holder, what: str) -> StudyLockedError:
+    return StudyLockedError(
+        f"another driver holds this {what}: {holder}. Wait for it to end, or stop it "
+        f"(a frozen one holds the {what} too); a copy under another --name may run beside it"
+    )
 
 
 def _name_file(folder: Path) -> Path:

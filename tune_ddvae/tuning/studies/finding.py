@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from tune_ddvae.errors import ConfigError, JobError
 from tune_ddvae.tuning.addresses import without_password
+from tune_ddvae.tuning.jobs.holding import holder_at
 from tune_ddvae.tuning.jobs.jobs import Job, jobs_of
 from tune_ddvae.tuning.record.postgresql import server_address
+from tune_ddvae.tuning.storage.lock import Holder
 from tune_ddvae.tuning.storage.place import place_at
 from tune_ddvae.tuning.studies.listed import Listed, Standing
-from tune_ddvae.tuning.studies.listing import find_study, list_studies
+from tune_ddvae.tuning.studies.listing import find_study, holder_now, list_studies
 from tune_ddvae.tuning.wording import shown
 
 if TYPE_CHECKING:
@@ -31,6 +33,20 @@ class Found:
     study: Listed | None
     jobs: tuple[Job, ...] = ()
     server: "JobServer | None" = None
+
+    def holder(self, record: str | None) -> Holder | None:
+        """The driver that holds the study now, job or not; None where none is seen from here.
+
+        Args:
+            record: Address of the database that its record is in, if that is on a server.
+
+        Raises:
+            RecordError: The database cannot be read by now.
+        """
+        if self.study is not None:
+            return holder_now(self.study, record)
+        cargo = self.jobs[0].cargo if self.jobs else None
+        return None if cargo is None else holder_at(cargo.study, cargo.storage, cargo.record)
 
 
 def find(
@@ -96,7 +112,8 @@ def where_it_prints(found: Found) -> list[str]:
     lines = [f"study {study.name} is no job of a cluster that was asked: {where}; {driver}"]
     sent_to = _sent_to(study.command)
     if sent_to and found.server is None:
-        logs = f"studies logs {shlex.quote(study.name)} --address {shlex.quote(sent_to)}"
+        place = ["--storage", study.storage] if study.storage else ["--record", study.record]
+        logs = f"studies {shlex.join(['logs', study.name, *place, '--address', sent_to])}"
         lines = [f"study {study.name} was sent to a cluster as a job: {logs}; {driver}"]
     if study.command:
         lines.append(f"started by: {study.command}")

@@ -1,6 +1,7 @@
 """One study as a list shows it, as plain data, and what its jobs on a cluster add to that."""
 
 import dataclasses
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ class Standing(StrEnum):
     STOPPED = "stopped"  # by itself, with work left
     UNREADABLE = "unreadable"
     UNSEEN = "not seen here"  # known from a job alone: its record is elsewhere
+    UNRECORDED = "no record"  # known from a job alone: there is none where it should be
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +98,14 @@ class Listed:
         }
 
 
-def with_jobs(studies: Sequence[Listed], jobs: Sequence[Job]) -> list[Listed]:
+def with_jobs(studies: Sequence[Listed], jobs: Sequence[Job], looked_at: str) -> list[Listed]:
     """The studies, each with its newest job, and those that are known from a job alone.
 
     Args:
         studies: Whose records were read.
         jobs: Of one cluster, the newest first.
+        looked_at: Where that was, a storage or a database, as ``Cargo.place`` has it; empty where
+            there is none.
     """
     found = [
         dataclasses.replace(study, job=next(iter(jobs_of(jobs, study.place)), None))
@@ -111,7 +115,8 @@ def with_jobs(studies: Sequence[Listed], jobs: Sequence[Job]) -> list[Listed]:
     for job in jobs:
         if job.cargo is not None and job.cargo.place not in seen:
             seen.add(job.cargo.place)
-            found.append(_unseen(job, job.cargo))
+            is_seen = job.cargo.place[1] == looked_at
+            found.append(_known_from_job(job, job.cargo, is_seen=is_seen))
     return newest_first(found)
 
 
@@ -120,11 +125,21 @@ def newest_first(studies: Iterable[Listed]) -> list[Listed]:
     return sorted(studies, key=lambda study: (-(study.changed or 0.0), study.name))
 
 
-def _unseen(job: Job, cargo: Cargo) -> Listed:
+def _known_from_job(job: Job, cargo: Cargo, *, is_seen: bool) -> Listed:
+    where = cargo.record or f"in {cargo.storage}"
+    if not is_seen:
+        why = f"its record, {where}, was not seen from here"
+    elif job.is_live:
+        why = "it has no record yet"
+    elif job.status == "SUCCEEDED":
+        why = f"its job succeeded, but its record, {where}, is not there: is that another place there?"
+    else:
+        logs = shlex.join(["studies", "logs", cargo.study])
+        why = f"its job ended before there was a record: see {logs}"
     return Listed(
         name=cargo.study,
-        standing=Standing.UNSEEN,
-        why=f"its record, {cargo.record or f'in {cargo.storage}'}, was not looked at",
+        standing=Standing.UNRECORDED if is_seen else Standing.UNSEEN,
+        why=why,
         record=cargo.record,
         storage="" if cargo.record else cargo.storage,
         changed=job.ended or job.started,

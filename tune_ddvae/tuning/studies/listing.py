@@ -97,8 +97,8 @@ def find_study(name: str, storage: str, record: str | None = None) -> Listed:
     )
 
 
-def is_held(study: Listed, record: str | None) -> bool:
-    """Whether the driver that held the study when it was listed holds it still.
+def holder_now(study: Listed, record: str | None) -> Holder | None:
+    """The driver that holds a study by now, whoever did when it was listed.
 
     Args:
         study: As it was listed.
@@ -106,8 +106,8 @@ def is_held(study: Listed, record: str | None) -> bool:
     """
     if record is not None:
         now = list_studies("", record)
-        return any(each.name == study.name and each.holder == study.holder for each in now)
-    return holder_of(Path(study.record.removeprefix("sqlite:///")).parent) == study.holder
+        return next((each.holder for each in now if each.name == study.name), None)
+    return holder_of(_folder(study.record))
 
 
 def _in_storage(storage: Path, may_be_missing: bool) -> Iterator[Listed]:

@@ -75,7 +75,7 @@ def table(studies: Sequence[Listed], now: float) -> Table:
 
 
 def _trials_text(study: Listed) -> str:
-    if study.standing in (Standing.UNREADABLE, Standing.UNSEEN):
+    if study.standing in (Standing.UNREADABLE, Standing.UNSEEN, Standing.UNRECORDED):
         return NONE
     if study.asked is None:
         return str(study.num_ended)

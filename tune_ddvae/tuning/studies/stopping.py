@@ -1,4 +1,4 @@
-"""Ends the driver of a study from outside, by the signal that it takes its time for, and waits for it."""
+"""Ends what runs a study from outside, by the signal that it takes its time for, and waits for it."""
 
 import math
 import os
@@ -11,11 +11,11 @@ import psutil
 
 from tune_ddvae import exit_codes
 from tune_ddvae.errors import StudyLockedError
+from tune_ddvae.tuning.jobs.holding import living
 from tune_ddvae.tuning.jobs.jobs import Job
 from tune_ddvae.tuning.jobs.order import STOP_S
 from tune_ddvae.tuning.storage.lock import Holder, birth_of
 from tune_ddvae.tuning.studies.finding import Found
-from tune_ddvae.tuning.studies.listing import is_held
 from tune_ddvae.tuning.wording import duration
 
 if TYPE_CHECKING:
@@ -32,14 +32,16 @@ class Ending:
     Attributes:
         text: For people.
         exit_code: COMPLETE if it has ended by itself, WORK_LEFT if it was killed or has not ended.
+        has_ended: Whether it has, in either way.
     """
 
     text: str
     exit_code: int
+    has_ended: bool = True
 
 
 def stop(found: Found, record: str | None) -> Ending:
-    """End a study's job or driver, and wait until it has ended; if it does not run, say so.
+    """End a study's jobs, then the driver that holds it all the same; if it does not run, say so.
 
     Args:
         found: The study.
@@ -47,18 +49,40 @@ def stop(found: Found, record: str | None) -> Ending:
 
     Raises:
         JobError: The cluster does not answer.
-        StudyLockedError: Its driver cannot be reached from here; says where it is.
+        RecordError: The database cannot be read.
+        StudyLockedError: Its driver cannot be reached from here, and no job was ended either; says
+            where it is.
     """
-    job = next((job for job in found.jobs if job.is_live), None)
-    ending = stop_job(found.server, job) if job is not None and found.server is not None else None
-    if ending is not None:
-        return ending
-    study = found.study  # a job that died with its head may have been gone on with by hand
-    if study is not None and study.holder is not None and is_held(study, record):
-        at = "run this there, or with the --address of the cluster that it was sent to"
-        return stop_driver(study.holder, lambda: is_held(study, record), at)
-    gone = "it does not run" if job is None else f"job {job.id} had ended already"
-    return Ending(f"{gone}: {GOES_ON}", exit_codes.COMPLETE)
+    live = [job for job in found.jobs if job.is_live]
+    asked = [] if found.server is None else [stop_job(found.server, job) for job in live]
+    endings = [ending for ending in asked if ending is not None]
+    if all(ending.has_ended for ending in endings):  # else it may be a job's that holds it
+        endings += _stop_holder(found, record, after_jobs=bool(endings))
+    if not endings:
+        gone = f"job {live[0].id} had ended already" if live else "it does not run"
+        return Ending(f"{gone}: {GOES_ON}", exit_codes.COMPLETE)
+    text = "\n".join(ending.text for ending in endings)
+    return Ending(text, max(ending.exit_code for ending in endings))
+
+
+def _stop_holder(found: Found, record: str | None, *, after_jobs: bool) -> list[Ending]:
+    """End the driver that holds a study though none of its jobs runs: it was started by hand."""
+
+    def look() -> Holder | None:
+        return found.holder(record)
+
+    # One that Ray killed may hold the study still, by a lease that nobody renews.
+    holder = living(look, lambda _: None) if after_jobs else look()
+    if holder is None:
+        return []
+    at = "run this there, or with the --address of the cluster that it was sent to"
+    try:
+        return [stop_driver(holder, lambda: look() == holder, at)]
+    except StudyLockedError as error:
+        if not after_jobs:
+            raise
+        text = f"the study runs on, by a driver that is none of these jobs: {error}"
+        return [Ending(text, exit_codes.WORK_LEFT, has_ended=False)]
 
 
 def stop_job(server: "JobServer", job: Job) -> Ending | None:
@@ -76,7 +100,7 @@ def stop_job(server: "JobServer", job: Job) -> Ending | None:
     took = _seconds(started)
     if is_live:
         text = f"job {job.id} has not ended within {duration(took)}; it was asked to, and may still"
-        return Ending(text, exit_codes.WORK_LEFT)
+        return Ending(text, exit_codes.WORK_LEFT, has_ended=False)
     if took >= STOP_S:
         text = f"job {job.id} did not end within {STOP_S} s and was killed: {GOES_ON}"
         return Ending(text, exit_codes.WORK_LEFT)
@@ -131,7 +155,7 @@ def stop_driver(holder: Holder, is_held: Callable[[], bool], at: str) -> Ending:
     took = _seconds(started)
     if still:
         text = f"{holder} has not ended within {duration(took)}; it was asked to, and may still"
-        return Ending(text, exit_codes.WORK_LEFT)
+        return Ending(text, exit_codes.WORK_LEFT, has_ended=False)
     return Ending(f"{holder} ended within {duration(took)}: {GOES_ON}", exit_codes.COMPLETE)
 
 

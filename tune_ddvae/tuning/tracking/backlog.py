@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, Select, and_, func, or_, select
@@ -25,6 +26,7 @@ from tune_ddvae.tuning.record.tables import (
     row_from,
     trial_from,
 )
+from tune_ddvae.tuning.tracking import own_place
 from tune_ddvae.tuning.tracking.names import shortened
 from tune_ddvae.tuning.trials import Checkpoint, Row, State, Trial
 
@@ -109,9 +111,12 @@ class Summary:
 
 
 def addresses(record: Ledger) -> list[str]:
-    """Every tracking address that the study was ever shown at, without passwords."""
+    """Every tracking address that the study was ever shown at, without passwords.
+
+    Of a storage that was moved or copied, its own database is meant, not the one of the place before.
+    """
     query = select(SENT.c.tracking).where(SENT.c.study_id == record.study_id).distinct()
-    return sorted(str(row.tracking) for row in record.read(query))
+    return sorted({own_place.address_now(record, row.tracking) for row in record.read(query)})
 
 
 class Backlog:
@@ -119,7 +124,9 @@ class Backlog:
 
     def __init__(self, record: Ledger, uri: str) -> None:
         self._record = record
-        self._key = shortened(without_password(uri), LONGEST_KEY)
+        recorded = own_place.recorded_as(record, uri)
+        self.is_own = recorded == own_place.OWN  # the storage's, so nobody else's
+        self._key = shortened(without_password(recorded), LONGEST_KEY)
         (row,) = self._read(select(STUDIES).where(STUDIES.c.study_id == record.study_id))
         self.study = StudyFacts(
             row.study_id, row.name, row.created, json.loads(row.identity), json.loads(row.about)
@@ -132,6 +139,14 @@ class Backlog:
     def check_held(self) -> None:
         """Raise if the study may be another's by now."""
         self._record.check_held()
+
+    def study_folder(self) -> Path | None:
+        """The study's own folder, if its record lies there."""
+        return own_place.study_folder(self._record)
+
+    def lies_also_in(self, folder: Path) -> bool:
+        """Whether another record of this very study is in that folder."""
+        return own_place.lies_also_in(folder, self._record)
 
     def note_address(self) -> None:
         """Let the record know of this address before it holds anything."""

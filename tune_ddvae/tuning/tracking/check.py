@@ -6,7 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from tune_ddvae.errors import TrackingError
 from tune_ddvae.tuning import provenance
@@ -24,6 +24,7 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SCHEMES = ("http", "https", *DATABASES)
 DATABASE_NAME = "mlflow.db"
 ANSWER_S = 10.0
+LOCKED = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")  # MLflow's: 401 and 403
 
 
 def default_tracking_uri(storage: Path) -> str:
@@ -44,8 +45,9 @@ def absolute_uri(uri: str) -> str:
 def check_tracking(uri: str, experiment: str) -> list[str]:
     """Refuse an address that cannot work; return what to warn of.
 
-    A server that does not answer is only warned of: training never depends on tracking. Nothing that
-    is created stays, and a database that does not exist yet is not asked anything.
+    A server that does not answer, or not as MLflow does, is only warned of: training never depends on
+    tracking. Nothing that is created stays, and a database that does not exist yet is not asked
+    anything.
 
     Raises:
         TrackingError: A folder, an unknown kind of address, a file that is no database, one of
@@ -65,11 +67,13 @@ def check_address(uri: str) -> bool:
     Only an SQLite file can be known not to exist yet; a server is not asked.
 
     Raises:
-        TrackingError: A folder, an unknown kind of address, or a file that is no database.
+        TrackingError: A folder, an unknown kind of address, one without a host, or a file that is no
+            database.
     """
-    scheme = urlsplit(uri).scheme.partition("+")[0].lower()
+    parts = _split(uri)
+    scheme = parts.scheme.partition("+")[0].lower()
     if scheme in ("", "file"):
-        folder = Path(urlsplit(uri).path if scheme else uri).expanduser().absolute()
+        folder = Path(parts.path if scheme else uri).expanduser().absolute()
         raise TrackingError(
             f"a tracking address must name a server or a database: MLflow 3 keeps no runs in a plain "
             f"folder, got {uri!r}. Use sqlite:///{folder / DATABASE_NAME}"
@@ -79,7 +83,33 @@ def check_address(uri: str) -> bool:
             f"a tracking address must begin with {', '.join(f'{known}://' for known in SCHEMES)}, "
             f"got {without_password(uri)!r}"
         )
-    return scheme != "sqlite" or _is_database(uri)
+    if scheme == "sqlite":
+        return _is_database(uri)
+    if parts.netloc.count("@") > 1:
+        raise TrackingError(
+            "a tracking address must have one @, before its host; in a password write %40 for @"
+        )
+    if scheme in ("http", "https") and not parts.hostname:
+        raise _misread()
+    return True
+
+
+def _split(uri: str) -> SplitResult:
+    """The address in parts, with a port that is a number if it has any."""
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port if "://" in uri else None
+    except ValueError:
+        raise _misread() from None
+    return parts
+
+
+def _misread() -> TrackingError:
+    """Shows nothing of the address: where it is cut wrongly, any part may be of the password."""
+    return TrackingError(
+        "a tracking address must name a host, and its port, if any, as a number: http://HOST:PORT; in a "
+        "password write %2F for /, %3F for ? and %40 for @"
+    )
 
 
 def _is_database(uri: str) -> bool:
@@ -143,11 +173,36 @@ def _ask(uri: str, experiment: str) -> list[str]:
             "of another version. Copy it aside, then run: "
             + provenance.command("mlflow", ["db", "upgrade", address])
         ) from answer
-    warning = (
-        f"MLflow at {address} does not answer ({plain_message(answer)}). Training runs all the same; "
-        "what is missing there is kept here and is sent as soon as it answers."
-    )
-    return [warning]
+    return [_warning(uri, answer)]
+
+
+def _warning(uri: str, error: Exception) -> str:
+    """What to say of a server that cannot be told of a study now: it is away, or it is another."""
+    address = without_password(uri)
+    cause = plain_message(error).partition(". Response body")[0]  # of a page, as likely as not
+    if not _has_answered(uri, error):
+        return (
+            f"MLflow at {address} does not answer ({cause}). Training runs all the same; what is "
+            "missing there is kept here and is sent as soon as it answers."
+        )
+    kept = "Training runs all the same; what is missing there is kept here"
+    code = getattr(error, "error_code", "")
+    if code in LOCKED:
+        keys = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        return f"{address} answers, but lets nobody in without the right {keys} ({cause}). {kept}."
+    if "error_code" in getattr(error, "json", {}):  # MLflow's own words
+        return f"MLflow at {address} answers, but refuses ({cause}). {kept}."
+    return f"{address} answers, but not as MLflow does ({cause}): is the address right? {kept}."
+
+
+def _has_answered(uri: str, error: Exception) -> bool:
+    """Whether a server was reached and MLflow's client judged what it said.
+
+    Of one that is away, or whose proxy says so (502, 503, 504), the client tells in an error that it
+    raises while it handles another.
+    """
+    is_server = uri.startswith(("http://", "https://"))
+    return is_server and hasattr(error, "error_code") and error.__context__ is None
 
 
 def _within(seconds: float, ask: Callable[[], object]) -> Exception | None:

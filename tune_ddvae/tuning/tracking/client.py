@@ -8,7 +8,7 @@ import logging
 import os
 import shlex
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,7 @@ class Listed:
     run_id: str
     status: str
     tags: Mapping[str, str]
+    metrics: Collection[str]  # names of those it has points of
 
 
 class Server:
@@ -94,10 +95,18 @@ class Server:
                 order_by=["attributes.start_time ASC"],
                 page_token=page,
             )
-            found += [Listed(run.info.run_id, run.info.status, run.data.tags) for run in runs]
+            found += [
+                Listed(run.info.run_id, run.info.status, run.data.tags, list(run.data.metrics))
+                for run in runs
+            ]
             page = runs.token
             if not page:
                 return found
+
+    def points(self, run_id: str, key: str) -> list[Point]:
+        """Every point of one of the run's metrics, by the name that MLflow has for it."""
+        history = self._client.get_metric_history(run_id, key)
+        return [Point(key, point.value, point.timestamp, point.step) for point in history]
 
     def holds(self, run_id: str) -> bool:
         """Whether the run is there, in this experiment and not deleted."""

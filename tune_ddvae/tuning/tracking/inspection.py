@@ -1,27 +1,50 @@
 """Is MLflow what the marks say? Runs made twice are removed, and what others changed is shown again.
 
 Whoever holds the record decides which run is a trial's: the one in the mark. A driver that was frozen
-or a request that was believed lost may have made another one, or opened a closed one again.
+or a request that was believed lost may have made another one, or opened a closed one again. A copy of
+the record may have added trials or points of its own: MLflow deletes no single point, so a run that
+holds any is deleted, and another one shows what the record holds.
 """
 
+import math
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 from tune_ddvae.tuning.tracking import view
 from tune_ddvae.tuning.tracking.backlog import STUDY, Backlog, Mark
 from tune_ddvae.tuning.tracking.client import Listed, Server
+from tune_ddvae.tuning.tracking.names import plain_key
+
+_SAME = 1e-9  # relative: a database may round
 
 
-def inspect(server: Server, backlog: Backlog, *, restores: bool = False) -> bool:
-    """Compare the study's runs with the marks; whether anything is to be shown again.
+def inspect(
+    server: Server,
+    backlog: Backlog,
+    *,
+    restores: bool = False,
+    notes: Callable[[str], None] = lambda _: None,
+) -> bool:
+    """Compare the study's runs with marks and record; whether anything is to be shown again.
 
     Args:
         server: Its experiment.
         backlog: The study's record and marks.
-        restores: Whether runs that somebody deleted are to be made again too.
+        restores: Whether runs that somebody deleted are to be made again too, and the points of every
+            run are looked at; else only those of runs that are not as their marks say.
+        notes: Takes a line on what is shown there and is not the record's.
     """
     backlog.flush()
     marks = {number: mark for number, mark in backlog.marks().items() if mark.run_id}
     runs = {run.run_id: run for run in server.runs({view.STUDY_ID_TAG: backlog.study.study_id})}
+    # Read after the runs: whoever makes one has recorded its trial before.
+    numbers = {STUDY, *(trial.number for trial in backlog.trials())}
+    foreign = {  # numbers of trials by run
+        run_id: number
+        for run_id, run in runs.items()
+        if (number := _number(run)) is not None and number not in numbers
+    }
     for run in runs.values():
         number = _number(run)
         mark = None if number is None else marks.get(number)
@@ -32,10 +55,57 @@ def inspect(server: Server, backlog: Backlog, *, restores: bool = False) -> bool
         for number, mark in marks.items()
         if (new := _corrected(mark, runs.get(mark.run_id), restores=restores)) != mark
     }
-    for number, mark in corrected.items():
-        backlog.set_mark(number, mark)
+    for number in marks if restores else corrected:
+        shown = runs.get(marks[number].run_id)
+        if shown and number != STUDY and has_foreign_points(server, backlog, number, shown):
+            foreign[shown.run_id] = number
+            corrected[number] = Mark()
+    if foreign and STUDY in marks:  # what it says of the best trial may be foreign too
+        corrected.setdefault(STUDY, replace(marks[STUDY], status=""))
+    for number, new in corrected.items():
+        backlog.set_mark(number, new)
     backlog.flush()
+    for run_id in foreign:
+        remove(server, backlog, run_id)
+    if foreign:
+        notes(foreign_text(sorted(set(foreign.values()))))
     return bool(corrected)
+
+
+def has_foreign_points(server: Server, backlog: Backlog, number: int, run: Listed) -> bool:
+    """Whether the run of a trial has points of training that the record does not hold.
+
+    One metric is looked at, the one that the record holds most of: a row's are sent together.
+    """
+    own = [point for row in backlog.rows(number, 0).values() for point in view.row_points(row)]
+    if not own:
+        return any(not key.startswith(view.REPEATED) for key in run.metrics)
+    ((key, _),) = Counter(point.key for point in own).most_common(1)
+    held = {point.step: point for point in own if point.key == key}
+    shown = server.points(run.run_id, plain_key(key))
+    return any(not _is_same(point, held.get(point.step)) for point in shown)
+
+
+def remove(server: Server, backlog: Backlog, run_id: str) -> None:
+    """Delete a run that shows what the record does not hold, while the study is surely ours."""
+    backlog.check_held()
+    server.delete(run_id)
+
+
+def foreign_text(numbers: list[int]) -> str:
+    """What to say where runs of these trials showed what the record does not hold."""
+    return (
+        f"runs of trials {', '.join(map(str, numbers))} held values that this study's record does not, "
+        "of a copy of it or of before a backup: they are deleted there, and show the record's alone"
+    )
+
+
+def _is_same(point: view.Point, held: view.Point | None) -> bool:
+    return (
+        held is not None
+        and point.time_ms == held.time_ms
+        and math.isclose(point.value, held.value, rel_tol=_SAME)
+    )
 
 
 def _corrected(mark: Mark, run: Listed | None, *, restores: bool) -> Mark:

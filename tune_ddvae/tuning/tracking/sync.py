@@ -7,6 +7,7 @@ recorded time: sent twice, it is one point.
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 from tune_ddvae.config import Value
 from tune_ddvae.errors import StudyLockedError, TrackingError
@@ -29,7 +30,12 @@ from tune_ddvae.tuning.tracking.client import (
     is_refusal,
     plain_message,
 )
-from tune_ddvae.tuning.tracking.inspection import inspect
+from tune_ddvae.tuning.tracking.inspection import (
+    foreign_text,
+    has_foreign_points,
+    inspect,
+    remove,
+)
 from tune_ddvae.tuning.tracking.view import Outcome
 from tune_ddvae.tuning.trials import Row, Trial
 
@@ -119,6 +125,7 @@ class Sender:
 
     def _connect(self) -> Server:
         server = Server(self._uri, self._experiment, self._backlog.check_held)
+        self._refuse_copy(server)
         marks = self._backlog.marks()
         study = marks.get(STUDY, Mark())
         if study.run_id and not server.holds(study.run_id):
@@ -127,12 +134,29 @@ class Sender:
                 self._backlog.set_mark(number, Mark())
             self._backlog.flush()
         elif study.run_id:
-            inspect(server, self._backlog, restores=self._restores)
+            inspect(server, self._backlog, restores=self._restores, notes=self._note)
         return server
+
+    def _refuse_copy(self, server: Server) -> None:
+        """Leave a study alone that another record is shown by: the two would remove each other's runs.
+
+        Raises:
+            TrackingError: This record is a copy of one that lies where the study's run says.
+        """
+        if self._backlog.is_own:
+            return
+        for run in server.runs(view.study_identity(self._backlog.study.study_id)):
+            folder = run.tags.get(view.FOLDER_TAG, "")
+            if folder and self._backlog.lies_also_in(Path(folder)):
+                raise TrackingError(
+                    f"the study there must have one record, but it is that in {folder}, and this one in "
+                    f"{self._backlog.study_folder()} is a copy: give this one another --tracking-uri, or "
+                    "remove that one"
+                )
 
     def _put_right(self, server: Server, outcome: Outcome, reason: str) -> None:
         """Look at what is there once all has been said, and mend what is not as it should be."""
-        if not inspect(server, self._backlog):
+        if not inspect(server, self._backlog, notes=self._note):
             return
         parent = self._open_study(server, is_live=False)
         for due in self._backlog.due():
@@ -213,7 +237,7 @@ class Sender:
             return
         self._check_time()
         identity = view.trial_identity(self._backlog.study.study_id, trial.number)
-        found = mark.run_id or server.find(identity)
+        found = mark.run_id or self._found(server, trial.number, identity)
         tags = {**identity, view.PARENT_TAG: parent} if is_new else {}
         if is_new and found:
             tags["reason"] = ""  # of an end that it may have been taken up again after
@@ -238,6 +262,15 @@ class Sender:
         if changes or needs_artifact:
             self._backlog.set_mark(trial.number, _shown(mark, shown, is_stored))
             self.runs_sent.add(trial.number)
+
+    def _found(self, server: Server, number: int, identity: Mapping[str, str]) -> str | None:
+        """The trial's run, if there is one without a mark; those with another's points are removed."""
+        for run in server.runs(identity):
+            if not has_foreign_points(server, self._backlog, number, run):
+                return run.run_id
+            remove(server, self._backlog, run.run_id)
+            self._note(foreign_text([number]))
+        return None
 
     def _send_rows(self, server: Server, trial: Trial, mark: Mark) -> Mark:
         """Send the rows beyond the mark, which moves with every portion that was taken."""
@@ -304,6 +337,9 @@ class Sender:
             return False
         return True
 
+    def _note(self, what: str) -> None:
+        self._notes(f"MLflow at {self.address}: {what}")
+
     def _check_time(self) -> None:
         if not self._may_go_on():
             raise TrackingError("the time for sending was over")
@@ -334,8 +370,11 @@ def sync(
         Exception: What the record itself failed with.
     """
     # The record knows the first start's command; a run that was described before shows the latest.
-    known = Backlog(record, absolute_uri(uri)).study_mark().status
-    extra: dict[str, Value] = {"command": ""} if known else {}
+    backlog = Backlog(record, absolute_uri(uri))
+    extra: dict[str, Value] = {"command": ""} if backlog.study_mark().status else {}
+    folder = backlog.study_folder()
+    if folder is not None:  # its storage may have been moved or copied since a driver told of it
+        extra[view.FOLDER_TAG] = str(folder)
     sender = Sender(record, uri, experiment, notes=notes, extra=extra, restores=restores)
     error = ""
     try:

@@ -7,14 +7,12 @@ from tune_ddvae.tuning.storage.bucket import Bucket, names_in
 from tune_ddvae.tuning.storage.folders import TRIALS_FOLDER, slug
 from tune_ddvae.tuning.storage.place import Place, absolute, kept_copies, place_at
 from tune_ddvae.tuning.tracking.client import sqlite_path
-from tune_ddvae.tuning.tracking.view import FOLDER_TAG, TRIAL_TAG
-
-_REPEATED = ("best/", "analysis/")  # points that are no measurement of training's own
+from tune_ddvae.tuning.tracking.view import FOLDER_TAG, REPEATED, TRIAL_TAG
 
 
 def last_epoch_of(history: Mapping[str, Mapping[int, float]]) -> int:
     """Newest epoch that training measured anything at; 0 if there is none."""
-    own = (values for key, values in history.items() if not key.startswith(_REPEATED))
+    own = (values for key, values in history.items() if not key.startswith(REPEATED))
     return max((epoch for values in own for epoch in values), default=0)
 
 

@@ -20,6 +20,7 @@ TRIAL_TAG = "tune_ddvae.trial"  # a trial's number
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"
 FOLDER_TAG = "folder"  # on a study's run: what its trials' checkpoint paths are relative to
+REPEATED = ("best/", "analysis/")  # begin the names of metrics that training did not measure itself
 CONFIG_ARTIFACT = "config.json"  # a trial's whole configuration, unshortened
 
 RUNNING, FINISHED, KILLED, FAILED = "RUNNING", "FINISHED", "KILLED", "FAILED"  # MLflow's own words
@@ -231,11 +232,14 @@ def study_tags(
 
 
 def study_view(tags: Mapping[str, str], outcome: Outcome | None, reason: str = "") -> View:
-    """How the study stands; ``tags`` with its result, once there is one."""
+    """How the study stands; ``tags`` with its result, once there is one.
+
+    While it runs and once it is complete its reason is empty, else it would keep that of an end before.
+    """
     if outcome is None:
-        return _marked(RUNNING, tags, "running")
-    why = {"reason": reason} if reason else {}
-    return _marked(_STUDY_STATUS.get(outcome, KILLED), {**tags, **why}, outcome)
+        return _marked(RUNNING, {**tags, "reason": ""}, "running")
+    why = "" if outcome is Outcome.COMPLETE else reason
+    return _marked(_STUDY_STATUS.get(outcome, KILLED), {**tags, "reason": why}, outcome)
 
 
 def study_result(
