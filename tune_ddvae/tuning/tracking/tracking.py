@@ -135,7 +135,7 @@ class Tracker:
 
     def _record_failed(self) -> bool:
         try:
-            self._record.check()
+            self._record.check_held()  # now: a file is looked at now and then only
         except Exception:  # noqa: BLE001 - the tuning loop raises it
             return True
         return False
