@@ -118,6 +118,19 @@ def test_the_token_of_a_ray_of_our_own_is_for_this_account_alone(home):
     check_token_is_private()
 
 
+def test_one_that_another_study_makes_at_that_moment_stays(home, monkeypatch):
+    path = default_path(home)
+
+    def slow() -> str:
+        write(path, 0o600)
+        return "late"
+
+    monkeypatch.setattr(entry, "generate_new_authentication_token", slow)
+    keep_own_token()
+    assert path.read_text() == "secret"
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_one_that_ray_has_left_open_is_closed_and_kept(home):
     path = write(default_path(home), 0o644)
     keep_own_token()

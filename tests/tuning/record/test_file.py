@@ -2,7 +2,10 @@
 
 import random
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 from sqlalchemy import text
@@ -11,7 +14,7 @@ from tests.tuning.simulated import drive, make_spec, open_study
 from tune_ddvae.errors import RecordError
 from tune_ddvae.tuning.record import file as file_module
 from tune_ddvae.tuning.record.file import RecordFile
-from tune_ddvae.tuning.record.opening import FILE_NAME, open_ledger, record_url
+from tune_ddvae.tuning.record.opening import FILE_NAME, num_recorded, open_ledger, record_url
 from tune_ddvae.tuning.trials import State
 
 PUT_BACK = "Put back a copy from before, or begin anew under another --name"
@@ -167,3 +170,32 @@ def test_other_errors_of_the_database_stay_what_they_are(begun):
         pytest.raises(Exception, match="no such table"),
     ):
         connection.execute(text("SELECT * FROM nowhere"))
+
+
+DIES = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA journal_mode = DELETE")
+database.execute("PRAGMA cache_size = 5")
+database.execute("BEGIN IMMEDIATE")
+database.execute("CREATE TABLE half_written (what BLOB)")
+for _ in range(200):
+    database.execute("INSERT INTO half_written VALUES (randomblob(4000))")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_driver_had_half_written_is_put_back_by_the_next_start(tmp_path):
+    """Where there is no write-ahead log, as on NFS, and while a record is made."""
+    study = open_study(tmp_path, make_spec(), trials=1)
+    drive(study)
+    rows = dict(study.trials[0].rows)
+    study.record.close()
+    (database,) = tmp_path.rglob("record.db")
+    done = subprocess.run([sys.executable, "-c", DIES, str(database)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert database.with_name("record.db-journal").stat().st_size > 0
+    assert num_recorded(record_url(database.parent), "simulated") == (1, 1)
+    again = open_study(tmp_path, make_spec(), trials=1)
+    assert again.trials[0].rows == rows
+    again.record.close()

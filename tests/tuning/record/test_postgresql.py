@@ -201,9 +201,10 @@ def test_an_address_of_anything_else_is_refused_with_the_form_of_a_right_one(wro
     assert "s3c" not in str(refused.value)
 
 
-def test_a_password_with_an_at_sign_in_it_is_refused_and_not_shown():
+@pytest.mark.parametrize("url", ["postgresql://u:p@s3cret@h/d", "postgresql://u:p/q@s3cret@h/d"])
+def test_a_password_with_an_at_sign_in_it_is_refused_and_not_shown(url):
     with pytest.raises(ConfigError, match="in a password write %40") as refused:
-        server_address("postgresql://u:top@s3cret@h/d")
+        server_address(url)
     assert "s3c" not in str(refused.value)
     assert server_address("postgresql://u:p%40s@h/d?options=-cx%3D@") != ""
 

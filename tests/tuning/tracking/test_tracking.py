@@ -20,7 +20,7 @@ from tune_ddvae.config import to_flat, with_overrides
 from tune_ddvae.errors import StudyLockedError, TrackingError
 from tune_ddvae.tuning.record.opening import open_record, record_url
 from tune_ddvae.tuning.record.tables import SENT
-from tune_ddvae.tuning.tracking import check
+from tune_ddvae.tuning.tracking import check, view
 from tune_ddvae.tuning.tracking import client as tracking_client
 from tune_ddvae.tuning.tracking.client import Server, open_client
 from tune_ddvae.tuning.tracking.names import plain_key, shortened
@@ -780,7 +780,31 @@ def test_more_runs_than_a_page_holds_are_all_looked_at(record, uri, monkeypatch)
     assert {child.info.status for child in runs_of(uri)[1]} == {"FINISHED"}
 
 
-def test_a_run_with_points_that_the_record_lacks_is_made_anew_by_sync(record, uri):
+@pytest.fixture
+def record_beside(ready_record, tmp_path, uri):
+    """A record in the storage that the tracking database belongs to."""
+    folder = tmp_path / "tracked" / "study"
+    folder.mkdir()
+    shutil.copy(ready_record, folder / "record.db")
+    record = make_record(folder)
+    yield record
+    record.close()
+
+
+def test_another_storages_database_may_be_a_copys_too_and_keeps_its_runs(record, uri):
+    end(record, add(record, 0, (10, 20)), State.COMPLETE, values=(1.0, 1.0))
+    sync(record, uri, "clustering", outcome=Outcome.COMPLETE)
+    parent, before = runs_of(uri)
+    client = MlflowClient(uri)
+    client.log_metric(before[0].info.run_id, plain_key(FIRST), 7.0, round(T0 * 1000), 30)
+    tags = {**before[0].data.tags, view.TRIAL_TAG: "1"}
+    copys = client.create_run(parent.info.experiment_id, tags=tags).info.run_id
+    sync(record, uri, "clustering", outcome=Outcome.COMPLETE, restores=True)
+    assert {run.info.run_id for run in runs_of(uri)[1]} == {before[0].info.run_id, copys}
+
+
+def test_a_run_with_points_that_the_record_lacks_is_made_anew_by_sync(record_beside, uri):
+    record = record_beside
     end(record, add(record, 0, (10, 20)), State.COMPLETE, values=(1.0, 1.0))
     end(record, add(record, 1, (10, 20)), State.COMPLETE, values=(1.0, 1.0))
     sync(record, uri, "clustering", outcome=Outcome.COMPLETE)
@@ -851,7 +875,10 @@ def test_an_unknown_kind_of_address_is_refused(address):
 
 @pytest.mark.parametrize(
     "address",
-    ["http://", "https://:5000", "http://me:hid/den@host", "http://host:port", "http://[::1"],
+    [
+        *("http://", "https://:5000", "http://host:port", "http://[::1"),
+        *("http://me:hid/den@host", "http://me:12/hidden@host:5000"),
+    ],
 )
 def test_an_address_without_a_host_is_refused(address):
     with pytest.raises(TrackingError, match="must name a host") as error:

@@ -8,9 +8,10 @@ import os
 import platform
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,17 +186,26 @@ def keep_own_token() -> None:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600, exist_ok=False)
-            path.write_text(generate_new_authentication_token(), encoding="utf-8")
+            _write_whole(path, generate_new_authentication_token())
         elif path.is_file() and _open_mode(path):
             path.chmod(0o600)
-    except FileExistsError:  # another study's, just now
-        return
     except OSError as error:
         raise ResourceError(
             f"the token file {path} cannot be kept from other accounts ({error}): see to it that it is "
             "yours, with mode 600, or set RAY_AUTH_TOKEN to a token"
         ) from error
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Make a file that only we can read, with all that is in it at once; one that is there stays."""
+    handle, written = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # with mode 600
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        with suppress(FileExistsError):  # another study's, just now
+            os.link(written, path)
+    finally:
+        Path(written).unlink()
 
 
 def _open_mode(path: Path) -> int:

@@ -4,6 +4,7 @@ The database is an SQLite file in the study's folder, or one on a PostgreSQL ser
 """
 
 import json
+import logging
 import time
 import uuid
 import warnings
@@ -256,7 +257,8 @@ def _reading(folder: Path) -> Iterator[Connection | None]:
     if not path.is_file():
         yield None
         return
-    engine = create_engine(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
+    _roll_back(path)
+    engine = _file_engine(path, "ro")
     name_damage(engine)
     try:
         with engine.connect() as connection:
@@ -264,6 +266,27 @@ def _reading(folder: Path) -> Iterator[Connection | None]:
     except SQLAlchemyError as error:
         cause = postgresql.plain_cause(getattr(error, "orig", None) or error)
         raise RecordError(f"the record {path} cannot be read: {cause}") from error
+    finally:
+        engine.dispose()
+
+
+def _file_engine(path: Path, mode: str) -> Engine:
+    return create_engine(f"sqlite:///file:{quote(str(path))}?mode={mode}&uri=true")
+
+
+def _roll_back(path: Path) -> None:
+    """Let SQLite put back what a killed driver had half written: whoever may only read cannot.
+
+    A live driver's journal is left alone; its locks tell.
+    """
+    if not path.with_name(f"{path.name}-journal").exists():
+        return
+    engine = _file_engine(path, "rw")
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
+    except SQLAlchemyError as error:  # whoever reads next meets it again, and says so
+        logging.getLogger(__name__).debug("%s was not rolled back: %s", path, error)
     finally:
         engine.dispose()
 

@@ -47,7 +47,7 @@ def server_address(url: str) -> str:
         parsed = URL.create("")
     if any(letter.isspace() for letter in url):
         raise ConfigError("--record must be an address without spaces; in a password write %20")
-    if url.partition("://")[2].partition("/")[0].count("@") > 1:  # libpq would show what follows
+    if url.partition("://")[2].partition("?")[0].count("@") > 1:  # libpq would show what follows
         raise ConfigError("--record must have one @, before its host; in a password write %40")
     if parsed.drivername not in ("postgresql", DRIVER) or not parsed.database:
         raise ConfigError(

@@ -89,7 +89,7 @@ def check_address(uri: str) -> bool:
         raise TrackingError(
             "a tracking address must have one @, before its host; in a password write %40 for @"
         )
-    if scheme in ("http", "https") and not parts.hostname:
+    if scheme in ("http", "https") and (not parts.hostname or "@" in parts.path):
         raise _misread()
     return True
 

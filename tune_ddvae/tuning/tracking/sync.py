@@ -264,8 +264,10 @@ class Sender:
             self.runs_sent.add(trial.number)
 
     def _found(self, server: Server, number: int, identity: Mapping[str, str]) -> str | None:
-        """The trial's run, if there is one without a mark; those with another's points are removed."""
+        """The trial's run, if there is one without a mark; those with a copy's points are removed."""
         for run in server.runs(identity):
+            if not self._backlog.is_own:  # nothing is removed from under a copy on another machine
+                return run.run_id
             if not has_foreign_points(server, self._backlog, number, run):
                 return run.run_id
             remove(server, self._backlog, run.run_id)
