@@ -305,8 +305,8 @@ def _run_engine(
     ):
         try:
             cluster.start_ray()
-            space = disk.Watch(request.folder, request.working_bytes)
-            engine.run(study, slots, switch, on_change, space, waiting, request.files)
+            watch = disk.Watch(request.folder, request.working_bytes)
+            engine.run(study, slots, switch, on_change, watch, waiting, request.files)
         finally:
             cluster.stop_ray()
     study.record.seen(ended_as=switch.reason or "complete")

@@ -3,8 +3,9 @@ import dataclasses
 import pytest
 
 from tests.tuning.simulated import make_spec, open_study
+from tune_ddvae.errors import RecordError
 from tune_ddvae.tuning.jobs import holding
-from tune_ddvae.tuning.jobs.holding import holder_at, living
+from tune_ddvae.tuning.jobs.holding import holder_at, holder_in, living
 from tune_ddvae.tuning.storage.folders import slug
 from tune_ddvae.tuning.storage.lock import Holder, sole_driver
 
@@ -43,8 +44,11 @@ def test_the_driver_of_a_database_is_found_by_its_studys_name(server, tmp_path):
     assert holder_at("a", "/shared", database) is None
 
 
-def test_a_database_that_cannot_be_reached_from_here_shows_no_driver():
-    assert holder_at("a", "/shared", "postgresql://user@127.0.0.1:9/studies") is None
+def test_a_database_that_cannot_be_read_from_here_shows_no_driver_and_never_that_there_is_none():
+    nowhere = "postgresql://user@127.0.0.1:9/studies"
+    assert holder_at("a", "/shared", nowhere) is None
+    with pytest.raises(RecordError, match="127.0.0.1:9"):
+        holder_in(nowhere, "a")
 
 
 @pytest.mark.parametrize("holder", [None, dataclasses.replace(LEASED, left_s=None)])

@@ -48,12 +48,12 @@ class Tune:
         self.study = study
         self.switch = StopSwitch()
         self.changes: list[None] = []
-        self.space = disk.Watch(study.conditions.storage, needed_bytes=1)
-        self.searcher = StudySearcher(study, slots, self.switch, self.space)
+        self.watch = disk.Watch(study.conditions.storage, needed_bytes=1)
+        self.searcher = StudySearcher(study, slots, self.switch, self.watch)
         memory = Memory()
         self.scheduler = StudyScheduler(study, memory)
         self.callback = StudyCallback(
-            study, self.switch, lambda: self.changes.append(None), self.space, memory
+            study, self.switch, lambda: self.changes.append(None), self.watch, memory
         )
         self.stopper = StudyStopper(study, self.switch)
         self.search_alg = SimpleNamespace(searcher=self.searcher)
@@ -436,8 +436,8 @@ class Wrapping:
 
 def run_engine(study, switch: StopSwitch) -> None:
     slots = Slots(concurrent=1, num_cpus=1.0, num_gpus=0.0)
-    space = disk.Watch(study.conditions.storage, needed_bytes=1)
-    engine.run(study, slots, switch, lambda: None, space)
+    watch = disk.Watch(study.conditions.storage, needed_bytes=1)
+    engine.run(study, slots, switch, lambda: None, watch)
 
 
 @pytest.fixture
@@ -503,8 +503,8 @@ def test_what_ray_is_sent_with_a_trial_is_small(tune):
 
 def test_the_datas_files_go_along_as_rays_reference_where_there_are_any(study):
     slots = Slots(concurrent=1, num_cpus=1.0, num_gpus=0.0)
-    space = disk.Watch(study.conditions.storage, needed_bytes=1)
-    searcher = StudySearcher(study, slots, StopSwitch(), space, "reference")
+    watch = disk.Watch(study.conditions.storage, needed_bytes=1)
+    searcher = StudySearcher(study, slots, StopSwitch(), watch, "reference")
     assert searcher.suggest("id")["files"] == "reference"
 
 
@@ -551,7 +551,7 @@ class Watched(Waiting):
 def test_trials_without_a_place_are_watched_and_end_the_study_when_that_lasts(tune, monkeypatch):
     monkeypatch.setattr(engine, "COUNT_EVERY_S", 0.0)
     watched = Watched()
-    callback = StudyCallback(tune.study, tune.switch, lambda: None, tune.space, Memory(), watched)
+    callback = StudyCallback(tune.study, tune.switch, lambda: None, tune.watch, Memory(), watched)
     states = ["RUNNING", "PENDING", "PENDING", "TERMINATED", "ERROR"]
     trials = [SimpleNamespace(status=status) for status in states]
     callback.on_step_begin(0, trials)

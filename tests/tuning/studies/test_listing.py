@@ -17,8 +17,9 @@ from tune_ddvae.tuning.record import postgresql
 from tune_ddvae.tuning.search.ranking import pareto_set
 from tune_ddvae.tuning.storage.folders import slug
 from tune_ddvae.tuning.storage.lock import birth_of, sole_driver
+from tune_ddvae.tuning.studies.finding import Found
 from tune_ddvae.tuning.studies.listed import Standing, with_jobs
-from tune_ddvae.tuning.studies.listing import find_study, holder_now, list_studies
+from tune_ddvae.tuning.studies.listing import find_study, list_studies
 from tune_ddvae.tuning.trials import State
 
 SPEC = make_spec(epochs=3, first_rung=1)
@@ -130,8 +131,8 @@ def test_a_study_that_a_driver_holds_is_running_and_says_which(tmp_path):
         assert found.standing is Standing.RUNNING
         assert found.holder is not None
         assert found.holder.is_here
-        assert holder_now(found, None) == found.holder
-    assert holder_now(found, None) is None
+        assert Found(study=found).holder(None) == found.holder
+    assert Found(study=found).holder(None) is None
     assert listed(tmp_path).standing is Standing.INTERRUPTED
 
 
@@ -306,7 +307,7 @@ def test_a_running_study_is_found_though_its_record_cannot_be_read(tmp_path):
         found = find_study("a b", str(tmp_path))
         assert found.standing is Standing.UNREADABLE
         assert found.holder.pid == os.getpid()
-        assert holder_now(found, None) == found.holder
+        assert Found(study=found).holder(None) == found.holder
     with pytest.raises(RecordError, match="cannot be told anything of"):
         find_study("a b", str(tmp_path))
 
@@ -442,10 +443,10 @@ def test_a_database_lists_all_its_studies_and_who_holds_them(database, tmp_path)
         assert found["b"].holder.is_here
         assert found["b"].holder.birth == birth_of(os.getpid())
         assert "s3cret" not in str(found["b"].to_json())
-        assert holder_now(found["b"], database) == found["b"].holder
+        assert Found(study=found["b"]).holder(database) == found["b"].holder
     finally:
         study.record.close()
-    assert holder_now(found["b"], database) is None
+    assert Found(study=found["b"]).holder(database) is None
     assert listed_on(database, "b").standing is Standing.INTERRUPTED
 
 

@@ -30,15 +30,28 @@ def holder_at(study: str, storage: str, record: str = "") -> Holder | None:
     if not record:
         return holder_of(Path(storage) / slug(study))
     try:
-        with looking(server_address(record)) as connection:
-            tables = [] if connection is None else inspect(connection).get_table_names()
-            if connection is None or not {STUDIES.name, LEASES.name} <= {*tables}:
-                return None
-            ids = connection.execute(select(STUDIES.c.study_id).where(STUDIES.c.name == study))
-            holders = current_holders(connection)
-            return next((holders[key] for key in ids.scalars() if key in holders), None)
+        return holder_in(record, study)
     except RecordError:  # only the cluster reaches it, or has its password
         return None
+
+
+def holder_in(record: str, study: str) -> Holder | None:
+    """The driver that holds a study whose record is in a database on a server; None: nobody does.
+
+    Args:
+        record: Address of the database.
+        study: Its name.
+
+    Raises:
+        RecordError: The database cannot be read, so nobody knows.
+    """
+    with looking(server_address(record)) as connection:
+        tables = [] if connection is None else inspect(connection).get_table_names()
+        if connection is None or not {STUDIES.name, LEASES.name} <= {*tables}:
+            return None
+        ids = connection.execute(select(STUDIES.c.study_id).where(STUDIES.c.name == study))
+        holders = current_holders(connection)
+        return next((holders[key] for key in ids.scalars() if key in holders), None)
 
 
 def living(look: Callable[[], Holder | None], tell: Callable[[str], None]) -> Holder | None:

@@ -44,7 +44,7 @@ def run(
     slots: Slots | ClusterSlots,
     switch: StopSwitch,
     on_change: Callable[[], None],
-    space: disk.Watch,
+    watch: disk.Watch,
     waiting: Waiting | None = None,
     files: Any | None = None,
 ) -> None:
@@ -55,7 +55,7 @@ def run(
         slots: What a trial takes and how many run at once.
         switch: Ends everything.
         on_change: Called when there is news.
-        space: Watches the storage's disk.
+        watch: Looks at the study's folder, and at the space on its disk.
         waiting: Watches for trials without a place, on a cluster.
         files: Ray's reference to the data's files, for machines that lack them.
 
@@ -71,7 +71,7 @@ def run(
         tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([slots.trial.bundle])),
         tune_config=TuneConfig(
             num_samples=-1,
-            search_alg=StudySearcher(study, slots, switch, space, files),
+            search_alg=StudySearcher(study, slots, switch, watch, files),
             scheduler=StudyScheduler(study, memory),
             reuse_actors=True,
             trial_name_creator=_trial_name,
@@ -80,7 +80,7 @@ def run(
         run_config=RunConfig(
             name=TRIALS_FOLDER,
             **for_ray(study.conditions.storage),
-            callbacks=[StudyCallback(study, switch, on_change, space, memory, waiting)],
+            callbacks=[StudyCallback(study, switch, on_change, watch, memory, waiting)],
             stop=StudyStopper(study, switch),
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(checkpoint_frequency=1),
@@ -127,11 +127,11 @@ class StudySearcher(InDriver, Searcher):
         study: LiveStudy,
         slots: Slots | ClusterSlots,
         switch: StopSwitch,
-        space: disk.Watch,
+        watch: disk.Watch,
         files: Any | None = None,
     ) -> None:
         super().__init__()
-        self._space = space
+        self._watch = watch
         self._files = {} if files is None else {FILES: files}
         self._study = study
         self._slots = slots
@@ -166,7 +166,7 @@ class StudySearcher(InDriver, Searcher):
                 if loss.is_full:
                     storage = self._study.conditions.storage
                     self._switch.set(disk.full_text(storage, loss.reason))
-                if complaint := self._space.complaint(at_once=True):
+                if complaint := self._watch.complaint(at_once=True):
                     self._switch.set(complaint)
                 # A signal to the whole process group, or job, ends the workers as well.
                 counts = loss.counts and not self._switch.is_set()
@@ -243,13 +243,13 @@ class StudyCallback(InDriver, Callback):
         study: LiveStudy,
         switch: StopSwitch,
         on_change: Callable[[], None],
-        space: disk.Watch,
+        watch: disk.Watch,
         memory: Memory,
         waiting: Waiting | None = None,
     ) -> None:
         self._waiting = waiting
         self._counted = time.monotonic()
-        self._space = space
+        self._watch = watch
         self._memory = memory
         self._study = study
         self._switch = switch
@@ -260,7 +260,7 @@ class StudyCallback(InDriver, Callback):
         """Raise what the record failed with; stop when to go on would be in vain."""
         raise_ours(self._study, self._switch)
         self._memory.sample()
-        if complaint := self._space.complaint():
+        if complaint := self._watch.complaint():
             self._switch.set(complaint)
         if self._waiting is not None and time.monotonic() - self._counted > COUNT_EVERY_S:
             self._counted = time.monotonic()

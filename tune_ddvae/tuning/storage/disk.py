@@ -1,4 +1,4 @@
-"""Space on the storage's disk: what a study needs there, and whether that, or all of it, is gone.
+"""The disk that a study is kept on: what the study needs there, and whether that, or all of it, is gone.
 
 A disk that is full is no fault of a trial's: the study stops while its record can still be written,
 and the same command goes on once there is space again.
@@ -75,7 +75,7 @@ def check_space(folder: Place, needed: Needs) -> str:
 
 
 class Watch:
-    """Looks at the storage now and then; cheap enough to be asked at every step."""
+    """Looks at a study's folder and its disk now and then; cheap enough to be asked at every step."""
 
     def __init__(self, folder: Place, needed_bytes: int) -> None:
         self._folder = folder

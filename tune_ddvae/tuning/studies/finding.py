@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from tune_ddvae.errors import ConfigError, JobError
 from tune_ddvae.tuning.addresses import without_password
-from tune_ddvae.tuning.jobs.holding import holder_at
+from tune_ddvae.tuning.jobs.holding import holder_at, holder_in
 from tune_ddvae.tuning.jobs.jobs import Job, jobs_of
 from tune_ddvae.tuning.record.postgresql import server_address
-from tune_ddvae.tuning.storage.lock import Holder
+from tune_ddvae.tuning.storage.lock import Holder, holder_of
 from tune_ddvae.tuning.storage.place import place_at
 from tune_ddvae.tuning.studies.listed import Listed, Standing
-from tune_ddvae.tuning.studies.listing import find_study, holder_now, list_studies
+from tune_ddvae.tuning.studies.listing import find_study, folder_of, list_studies
 from tune_ddvae.tuning.wording import shown
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ class Found:
             RecordError: The database cannot be read by now.
         """
         if self.study is not None:
-            return holder_now(self.study, record)
+            if record is not None:
+                return holder_in(record, self.study.name)
+            return holder_of(folder_of(self.study.record))
         cargo = self.jobs[0].cargo if self.jobs else None
         return None if cargo is None else holder_at(cargo.study, cargo.storage, cargo.record)
 

@@ -97,17 +97,9 @@ def find_study(name: str, storage: str, record: str | None = None) -> Listed:
     )
 
 
-def holder_now(study: Listed, record: str | None) -> Holder | None:
-    """The driver that holds a study by now, whoever did when it was listed.
-
-    Args:
-        study: As it was listed.
-        record: Address of the database that it was listed from, if that is on a server.
-    """
-    if record is not None:
-        now = list_studies("", record)
-        return next((each.holder for each in now if each.name == study.name), None)
-    return holder_of(_folder(study.record))
+def folder_of(record: str) -> Path:
+    """A study's folder, which its record lies in; without a name for a record on a server."""
+    return Path() if is_server(record) else Path(record.removeprefix("sqlite:///")).parent
 
 
 def _in_storage(storage: Path, may_be_missing: bool) -> Iterator[Listed]:
@@ -189,7 +181,7 @@ def _in_database(url: str, holder: Holder | None) -> Iterator[Listed]:
                     found = _read(connection, row, url, now, tables)
             except RecordError as error:
                 is_named = isinstance(row.name, str)
-                name = row.name if is_named else _folder(url).name or "?"
+                name = row.name if is_named else folder_of(url).name or "?"
                 found = _unreadable(name, url, str(error), now, by_folder=not is_named)
             yield found
 
@@ -220,12 +212,7 @@ def _storage(url: str) -> str:
     """What the study's folder lies in, which holds the record; empty for one on a server."""
     if is_server(url):
         return ""
-    return str(_folder(url).parent)
-
-
-def _folder(url: str) -> Path:
-    """Of a study, which its record lies in; without a name for a record on a server."""
-    return Path() if is_server(url) else Path(url.removeprefix("sqlite:///")).parent
+    return str(folder_of(url).parent)
 
 
 def _read(
