@@ -50,7 +50,7 @@ def stricken(cluster, place):
 
 def test_trials_are_trained_on_both_workers(stricken):
     _, struck, _ = stricken
-    assert {trial.facts["host"] for trial in struck} == {"h1", "h2"}
+    assert hosts_of(struck) == {"h1", "h2"}
 
 
 def test_hosts_that_go_lose_and_double_nothing(stricken):
@@ -88,8 +88,11 @@ def test_a_study_goes_on_by_the_same_command_once_its_head_is_started_again(clus
 
 def training_on(folder) -> set[str]:
     """Hosts of the trials that are being trained."""
-    return {
-        trial.facts["host"]
-        for trial in trials_so_far(folder, "tiny")
-        if trial.state is State.UNFINISHED and "host" in trial.facts
-    }
+    return hosts_of(
+        trial for trial in trials_so_far(folder, "tiny") if trial.state is State.UNFINISHED
+    )
+
+
+def hosts_of(trials) -> set[str]:
+    """Where they began; one that waits for a host that is there has not begun anywhere."""
+    return {trial.facts["host"] for trial in trials if "host" in trial.facts}
