@@ -7,6 +7,7 @@ from ray import tune
 
 from tune_ddvae.tuning.cluster.fetching import fetching
 from tune_ddvae.tuning.running.worker import Worker
+from tune_ddvae.tuning.storage.arrival import check_arrived, file_sizes
 from tune_ddvae.tuning.trials import Assignment
 
 ASSIGNMENT = "assignment"  # key of the config that Tune hands over
@@ -34,10 +35,19 @@ class TrialTrainable(tune.Trainable):
         return {REPORT: report, "epoch": report.epoch, "done": report.is_last}
 
     def save(self, checkpoint_dir: str | None = None) -> Any:  # Ray's type is not public
-        """Save, and copy to the storage, under the eye of the watchdog: a storage may hang."""
+        """Save, and copy to the storage, under the eye of the watchdog: a storage may hang.
+
+        Raises:
+            OSError: The storage does not answer, or the checkpoint did not arrive there. Ray then counts
+                this worker as lost, and announces no checkpoint that is not there.
+        """
         with self._worker.watched():
-            return super().save(checkpoint_dir)
+            saved = super().save(checkpoint_dir)
+            copy: Any = saved.checkpoint  # its type allows for none
+            check_arrived(copy.filesystem, copy.path, self._sizes)
+            return saved
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the checkpoint of the step just reported."""
         self._worker.save(Path(checkpoint_dir))
+        self._sizes = file_sizes(Path(checkpoint_dir))
