@@ -6,13 +6,14 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Heed SIGHUP and SIGINT, as studies under test must: nohup and a shell's "&" have them ignored."""
-    for number, usual in (
-        (signal.SIGHUP, signal.SIG_DFL),
-        (signal.SIGINT, signal.default_int_handler),
-    ):
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, usual)
+    """Let what tests start heed SIGHUP and SIGINT, which nohup and a shell's "&" have ignored.
+
+    A process that is started ignores what its parent ignores, and not what that handles.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

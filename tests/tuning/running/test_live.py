@@ -389,7 +389,7 @@ def test_a_trial_that_its_nodes_never_let_train_stops_the_study_with_work_left(t
     assert study.troubles.reason_to_stop == ""
     cut_off(study, 1)
     assert study.troubles.reason_to_stop == (
-        "trial 0 was cut off 21 times without coming to an evaluation; last: its node died"
+        "trial 0 was cut off 21 times without coming to a new evaluation; last: its node died"
     )
     assert (study.trials[0].state, study.trials[0].losses) == (State.UNFINISHED, 0)
     study.record.close()

@@ -98,6 +98,15 @@ def test_what_does_not_run_is_said_not_to(study):
     ending = stop(study(), None)
     assert ending.exit_code == exit_codes.COMPLETE
     assert "does not run" in ending.text
+    assert "cannot be seen" not in ending.text
+
+
+def test_what_only_jobs_tell_of_is_not_said_to_be_more_than_they_say():
+    ending = stop(Found(study=None), None)
+    assert ending.exit_code == exit_codes.COMPLETE
+    assert (
+        "does not run, as far as its jobs say: its record cannot be seen from here" in ending.text
+    )
 
 
 def test_a_driver_on_another_host_is_named_and_no_process_of_ours_is_touched(monkeypatch):

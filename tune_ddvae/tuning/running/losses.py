@@ -8,7 +8,6 @@ from pathlib import Path
 
 import psutil
 
-from tune_ddvae.tuning.storage.arrival import says_cut_off
 from tune_ddvae.tuning.storage.bucket import says_away
 from tune_ddvae.tuning.storage.disk import says_full
 from tune_ddvae.tuning.storage.folders import TRIALS_FOLDER
@@ -80,7 +79,7 @@ def judge(text: str, last_words: str = "", evidence: str = "") -> Loss:
     """
     if says_full(text):
         return Loss(_last_line(text), counts=False, is_full=True)
-    if says_away(text) or says_cut_off(text):
+    if says_away(text):
         return Loss(f"the storage was away: {_last_line(text)}", counts=False)
     if _NO_STORAGE.search(text):
         path = _STORAGE_PATH.search(text)

@@ -1,16 +1,18 @@
 """The thin shell that Ray Tune knows a ``Worker`` by; workers are reused from trial to trial."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ray import tune
 
 from tune_ddvae.tuning.cluster.fetching import fetching
 from tune_ddvae.tuning.running.worker import Worker
-from tune_ddvae.tuning.storage.arrival import check_arrived, file_sizes
+from tune_ddvae.tuning.storage.arrival import complete_copy
 from tune_ddvae.tuning.trials import Assignment
 
 ASSIGNMENT = "assignment"  # key of the config that Tune hands over
+PREFIX = "tune-ddvae-"  # of a folder that a checkpoint is written into before it is copied
 FILES = "files"  # key of Ray's reference to the data's files, where there are any
 REPORT = "report"  # key of the result that Tune hands back
 
@@ -38,16 +40,16 @@ class TrialTrainable(tune.Trainable):
         """Save, and copy to the storage, under the eye of the watchdog: a storage may hang.
 
         Raises:
-            OSError: The storage does not answer, or the checkpoint did not arrive there. Ray then counts
-                this worker as lost, and announces no checkpoint that is not there.
+            OSError: The storage does not answer, or does not take it. Ray then counts this worker as
+                lost, and announces no checkpoint that is not there.
         """
-        with self._worker.watched():
-            saved = super().save(checkpoint_dir)
+        with self._worker.watched(), TemporaryDirectory(prefix=PREFIX) as own:
+            folder = checkpoint_dir or own
+            saved = super().save(folder)
             copy: Any = saved.checkpoint  # its type allows for none
-            check_arrived(copy.filesystem, copy.path, self._sizes)
+            complete_copy(Path(folder), copy.filesystem, copy.path)
             return saved
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the checkpoint of the step just reported."""
         self._worker.save(Path(checkpoint_dir))
-        self._sizes = file_sizes(Path(checkpoint_dir))

@@ -71,7 +71,7 @@ class Troubles:
         self._cut_off[number] += 1
         if (times := self._cut_off[number]) > CUT_OFF_LIMIT:
             self._last_cut = (
-                f"trial {number} was cut off {times} times without coming to an evaluation; "
+                f"trial {number} was cut off {times} times without coming to a new evaluation; "
                 f"last: {reason}"
             )
 

@@ -6,6 +6,7 @@ environment, and a server of one's own may be named in the address, which keeps 
 
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from tune_ddvae.errors import DdvaeError, StorageAwayError, StorageError
 from tune_ddvae.tuning.addresses import without_password
+from tune_ddvae.tuning.storage.arrival import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -246,7 +248,7 @@ def download(bucket: Bucket, folder: Path) -> None:
         FileNotFoundError: Nothing lies there.
         StorageAwayError: The bucket does not answer.
     """
-    from pyarrow.fs import FileSelector, copy_files
+    from pyarrow.fs import FileSelector
 
     with answering(bucket):
         files = file_system(bucket)
@@ -258,7 +260,9 @@ def download(bucket: Bucket, folder: Path) -> None:
                 raise StorageError(f"storage {bucket} holds {info.path}, which no folder can hold")
             target = folder / below
             target.parent.mkdir(parents=True, exist_ok=True)
-            copy_files(info.path, str(target), source_filesystem=files)
+            # Not by pyarrow's copy_files, which keeps quiet about what closing a file fails with.
+            with files.open_input_stream(info.path) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file, CHUNK_BYTES)
             written = info.mtime.timestamp()
             os.utime(target, (written, written))
 

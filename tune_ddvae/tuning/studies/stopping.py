@@ -60,6 +60,8 @@ def stop(found: Found, record: str | None) -> Ending:
         endings += _stop_holder(found, record, after_jobs=bool(endings))
     if not endings:
         gone = f"job {live[0].id} had ended already" if live else "it does not run"
+        if found.study is None:
+            gone += ", as far as its jobs say: its record cannot be seen from here"
         return Ending(f"{gone}: {GOES_ON}", exit_codes.COMPLETE)
     text = "\n".join(ending.text for ending in endings)
     return Ending(text, max(ending.exit_code for ending in endings))
