@@ -35,6 +35,7 @@ from tune_ddvae.tuning.cluster.entry import (
 )
 from tune_ddvae.tuning.cluster.nodes import total_memory
 from tune_ddvae.tuning.cluster.resources import GIGABYTE, Available, View
+from tune_ddvae.tuning.storage.folders import TEMPORARY
 
 ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours reports and records first
@@ -104,7 +105,7 @@ def join_cluster(address: str) -> None:
     """
     os.environ.update(ENVIRONMENT)
     place = check_cluster(address)
-    with tempfile.TemporaryDirectory(prefix="tune-ddvae-") as staged:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as staged:
         environment = runtime_env(Path(staged), os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR))
         try:
             with _on_our_terms(), loopback_kept():

@@ -22,14 +22,13 @@ from tune_ddvae.tuning.cluster.shipping import Package, stage
 from tune_ddvae.tuning.jobs.jobs import Cargo, checked_address
 from tune_ddvae.tuning.record.postgresql import server_address
 from tune_ddvae.tuning.storage import bucket
-from tune_ddvae.tuning.storage.folders import absolute, check_name
+from tune_ddvae.tuning.storage.folders import TEMPORARY, absolute, check_name
 from tune_ddvae.tuning.storage.place import database_folder
 from tune_ddvae.tuning.tracking.check import absolute_uri, check_address
 from tune_ddvae.tuning.tracking.client import sqlite_path
 
 STOP_S = 60  # how long a job that is asked to end may take before Ray kills it
 SENT_FOLDER = "study_file"  # of a study's own file, in what is sent
-PREFIX = "tune-ddvae-"  # of temporary folders
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 # Ray's own Python need not be the first on the head's path.
 PYTHON = ("python3", "-m", "tune_ddvae.tuning.jobs.ray_python")
@@ -106,7 +105,7 @@ class Order:
         Raises:
             ConfigError: As ``pack``.
         """
-        with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
             return self.pack(Path(folder))
 
     def pack(self, folder: Path) -> Package:
@@ -125,7 +124,7 @@ class Order:
         """
         if self.is_ours:
             return
-        with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
             self.pack(Path(folder))
             said = _fault_in(self._sent_file, folder)
         if said is not None:

@@ -11,8 +11,8 @@ from tune_ddvae.errors import JobError
 from tune_ddvae.tuning.cluster.shipping import Package
 from tune_ddvae.tuning.jobs.holding import holder_at, living
 from tune_ddvae.tuning.jobs.jobs import Job, jobs_of
-from tune_ddvae.tuning.jobs.order import PREFIX, Order, package_json
-from tune_ddvae.tuning.storage.folders import slug
+from tune_ddvae.tuning.jobs.order import Order, package_json
+from tune_ddvae.tuning.storage.folders import TEMPORARY, slug
 from tune_ddvae.tuning.storage.lock import Holder
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def submit(order: Order, tell: Callable[[str], None] = lambda _: None) -> Sent:
     from tune_ddvae.tuning.jobs.server import JobServer  # Ray takes seconds to load
 
     server = JobServer(order.address)
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as name:
         package = order.pack(Path(name))
         for _ in range(ATTEMPTS):
             jobs = server.jobs()

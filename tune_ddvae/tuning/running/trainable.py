@@ -9,10 +9,10 @@ from ray import tune
 from tune_ddvae.tuning.cluster.fetching import fetching
 from tune_ddvae.tuning.running.worker import Worker
 from tune_ddvae.tuning.storage.arrival import complete_copy
+from tune_ddvae.tuning.storage.folders import TEMPORARY
 from tune_ddvae.tuning.trials import Assignment
 
 ASSIGNMENT = "assignment"  # key of the config that Tune hands over
-PREFIX = "tune-ddvae-"  # of a folder that a checkpoint is written into before it is copied
 FILES = "files"  # key of Ray's reference to the data's files, where there are any
 REPORT = "report"  # key of the result that Tune hands back
 
@@ -43,7 +43,7 @@ class TrialTrainable(tune.Trainable):
             OSError: The storage does not answer, or does not take it. Ray then counts this worker as
                 lost, and announces no checkpoint that is not there.
         """
-        with self._worker.watched(), TemporaryDirectory(prefix=PREFIX) as own:
+        with self._worker.watched(), TemporaryDirectory(prefix=TEMPORARY) as own:
             folder = checkpoint_dir or own
             saved = super().save(folder)
             copy: Any = saved.checkpoint  # its type allows for none

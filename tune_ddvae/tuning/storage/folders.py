@@ -14,6 +14,7 @@ from tune_ddvae.errors import ConfigError, StorageError
 LONGEST_NAME = 400
 MAX_SLUG = 40
 TRIALS_FOLDER = "trials"  # below the study's folder: one folder per attempt
+TEMPORARY = "tune-ddvae-"  # how the names of our temporary folders begin
 NOT_IN_ADDRESSES = frozenset("?%#")  # SQLAlchemy and MLflow read these as other than part of a path
 # File systems on which SQLite's shared-memory log (WAL) does not work.
 NETWORK_FILE_SYSTEMS = frozenset(

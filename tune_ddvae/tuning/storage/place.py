@@ -17,12 +17,12 @@ from typing import Any
 from tune_ddvae.errors import CheckpointError, ConfigError, StorageAwayError
 from tune_ddvae.tuning.storage import bucket, folders
 from tune_ddvae.tuning.storage.bucket import Bucket
+from tune_ddvae.tuning.storage.folders import TEMPORARY
 
 Place = Path | Bucket
 PATIENCE_S = 600.0  # with a bucket that is away, before its trial gives its slot to another
 RETRY_S = 5.0
 REMOVALS = 4  # at once: each takes a bucket some tenths of a second
-_PREFIX = "tune-ddvae-"
 
 
 def place_at(address: str) -> Place:
@@ -150,7 +150,7 @@ def fetched(checkpoint: Place) -> Iterator[Path]:
     if not isinstance(checkpoint, Bucket):
         yield checkpoint
         return
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as copy:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as copy:
         try:
             bucket.download(checkpoint, Path(copy))
         except FileNotFoundError as error:
@@ -167,7 +167,7 @@ def kept_copies(folders: Iterable[Bucket]) -> Path:
     Raises:
         StorageAwayError: The bucket does not answer.
     """
-    copies = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    copies = Path(tempfile.mkdtemp(prefix=TEMPORARY))
     atexit.register(shutil.rmtree, copies, ignore_errors=True)
     for folder in folders:
         with suppress(FileNotFoundError):  # there is none, or it has been removed just now
@@ -187,7 +187,7 @@ def working_copy(study: Place, part: str) -> Iterator[Path]:
     if not isinstance(study, Bucket):
         yield study
         return
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as name:
         copy = Path(name)
         with suppress(FileNotFoundError):  # there is none yet
             bucket.download(study / part, copy / part)
